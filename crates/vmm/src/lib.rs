@@ -1,1 +1,42 @@
-//! Stub.
+//! One Hermit microVM under KVM: guest memory, page tables and GDT, the loader, the vCPU,
+//! hypercalls, save and restore.
+//!
+//! A [`Shell`] is a VM without a guest. [`Vm::boot`] fills it from a [`GuestImage`], [`Vm::restore`]
+//! from a [`VmState`] whose memory the caller has put into the shell's [`GuestRam`]. This crate
+//! knows nothing of snapshots on disk or of how memory gets there.
+//!
+//! Everything that a guest says is hostile: addresses, lengths, descriptors, page tables. `unsafe`
+//! stands only where memory and KVM need it: `ram`, `paging`, `image`, `boot`, `shell`, `vcpu`,
+//! `clock`, `kick` and `config` (one `sysconf`).
+
+mod boot;
+mod clock;
+mod config;
+mod console;
+mod emulation;
+mod error;
+mod gdt;
+mod host;
+mod hypercall;
+mod image;
+mod kick;
+pub mod layout;
+mod paging;
+mod probe;
+mod ram;
+mod shell;
+mod vcpu;
+mod vm;
+
+pub use clock::ClockState;
+pub use config::{MachineConfig, Placement};
+pub use console::{GuestOutput, Stream};
+pub use error::Error;
+pub use gdt::TABLE as GDT_TABLE;
+pub use host::{Capability, Host, HostProfile};
+pub use image::{GuestImage, Interface, Symbols};
+pub use kick::Interrupter;
+pub use paging::{Mapping, build as build_page_tables, translate, translate_by_mapper};
+pub use ram::GuestRam;
+pub use shell::Shell;
+pub use vm::{Crash, CrashKind, Namer, Stop, Vm, VmState, real_time_unix_ns};

@@ -1,0 +1,135 @@
+//! What a user may set about one machine.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+use crate::image::{GuestImage, Interface};
+use crate::layout::{HUGE_PAGE_BYTES, MAX_MEMORY_BYTES, MIN_MEMORY_BYTES, RANDOM_BASE_END, V1_END};
+use crate::paging::Mapping;
+
+/// How a machine is made and what its program is told.
+#[derive(Debug, Clone, Default)]
+pub struct MachineConfig {
+    /// Guest memory in bytes: at least 16 MiB, a multiple of 2 MiB.
+    pub memory_bytes: u64,
+    /// Guest-physical base, a multiple of 2 MiB; random where it is not set.
+    pub base: Option<u64>,
+    /// How much is identity-mapped at the start.
+    pub mapping: Mapping,
+    /// The program's arguments, without its name.
+    pub args: Vec<String>,
+    /// The program's environment.
+    pub env: Vec<(String, String)>,
+    /// A folder whose files the guest may read (under `/root` in Hermit).
+    pub files: Option<PathBuf>,
+    /// Whether the guest may read this process' standard input (hypercall interface v2).
+    pub stdin: bool,
+}
+
+/// Where a guest stands in guest-physical memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Placement {
+    /// The lowest guest-physical address, a multiple of 2 MiB.
+    pub base: u64,
+    /// Memory size in bytes, a multiple of 2 MiB.
+    pub memory_bytes: u64,
+}
+
+impl Placement {
+    /// Checks the memory size and picks the base, at random where the user set none.
+    ///
+    /// # Errors
+    /// A size or base that cannot work, with what can.
+    pub fn choose(config: &MachineConfig, image: &GuestImage) -> Result<Self, Error> {
+        let end = match image.interface() {
+            Interface::V1 => V1_END,
+            Interface::V2 => u64::MAX >> 1,
+        };
+        let fixed = config.base.or(image.fixed_base());
+        let base = match fixed {
+            Some(base) => base,
+            None => random_base(config.memory_bytes)?,
+        };
+        let placement = Self {
+            base,
+            memory_bytes: config.memory_bytes,
+        };
+        placement.check()?;
+        if base
+            .checked_add(config.memory_bytes)
+            .is_none_or(|guest_end| guest_end > end)
+        {
+            return Err(Error::BaseTooHigh {
+                base,
+                memory_bytes: config.memory_bytes,
+                end,
+            });
+        }
+        Ok(placement)
+    }
+
+    /// Checks what must hold for every guest, also for one that a snapshot file describes.
+    ///
+    /// # Errors
+    /// An unaligned base, or a size that is out of range or more than the host has.
+    pub fn check(&self) -> Result<(), Error> {
+        let Self { base, memory_bytes } = *self;
+        if !base.is_multiple_of(HUGE_PAGE_BYTES) {
+            return Err(Error::BaseUnaligned { base });
+        }
+        let host_bytes = host_memory_bytes();
+        let problem = if memory_bytes < MIN_MEMORY_BYTES {
+            Some(format!(
+                "a Hermit guest needs at least {} MiB",
+                MIN_MEMORY_BYTES >> 20
+            ))
+        } else if memory_bytes > MAX_MEMORY_BYTES {
+            Some(format!(
+                "at most {} GiB are supported",
+                MAX_MEMORY_BYTES >> 30
+            ))
+        } else if memory_bytes > host_bytes {
+            Some(format!("this host has {} MiB", host_bytes >> 20))
+        } else if !memory_bytes.is_multiple_of(HUGE_PAGE_BYTES) {
+            Some("it must be a multiple of 2 MiB".to_owned())
+        } else {
+            None
+        };
+        problem.map_or(Ok(()), |reason| {
+            Err(Error::MemorySize {
+                memory_bytes,
+                reason,
+            })
+        })
+    }
+}
+
+/// A random base below 3 GiB for a guest of this size.
+fn random_base(memory_bytes: u64) -> Result<u64, Error> {
+    let room = RANDOM_BASE_END.saturating_sub(memory_bytes) / HUGE_PAGE_BYTES;
+    if room < 2 {
+        // Only base 0 is left, or nothing; the checks that follow say which.
+        return Ok(0);
+    }
+    let random = getrandom::u64().map_err(|e| Error::System {
+        operation: "drawing a random base",
+        source: e.into(),
+    })?;
+    Ok((1 + random % (room - 1)) * HUGE_PAGE_BYTES)
+}
+
+fn host_memory_bytes() -> u64 {
+    // SAFETY: sysconf has no preconditions; -1 (unknown) becomes "no limit".
+    let (pages, page_bytes) = unsafe {
+        (
+            libc::sysconf(libc::_SC_PHYS_PAGES),
+            libc::sysconf(libc::_SC_PAGESIZE),
+        )
+    };
+    match (u64::try_from(pages), u64::try_from(page_bytes)) {
+        (Ok(pages), Ok(page_bytes)) => pages.saturating_mul(page_bytes),
+        _ => u64::MAX,
+    }
+}

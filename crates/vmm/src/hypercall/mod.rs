@@ -1,0 +1,250 @@
+//! What a guest may ask of its host: output, exit, arguments, files.
+//!
+//! [`v1`] and [`v2`] decode the two interfaces of Hermit; both end in the operations of [`GuestIo`].
+//! All addresses, lengths and descriptors come from the guest and are checked; a call that cannot
+//! be decoded ends the guest.
+
+mod files;
+mod v1;
+mod v2;
+
+use std::io::Read;
+use std::path::Path;
+
+use crate::config::MachineConfig;
+use crate::console::{ExceptionWatch, GuestOutput, Stream};
+use crate::error::Error;
+use crate::image::Interface;
+use crate::paging;
+use crate::ram::GuestRam;
+use files::FileServer;
+
+/// Errors that guests are told, as Hermit numbers them (the crate hermit-abi, `errno`).
+pub(crate) mod errno {
+    pub(crate) const ENOENT: i32 = 2;
+    pub(crate) const EIO: i32 = 5;
+    pub(crate) const EBADF: i32 = 9;
+    pub(crate) const EACCES: i32 = 13;
+    pub(crate) const EISDIR: i32 = 21;
+    pub(crate) const EINVAL: i32 = 22;
+    pub(crate) const EMFILE: i32 = 24;
+    pub(crate) const EROFS: i32 = 30;
+    pub(crate) const ENAMETOOLONG: i32 = 36;
+    pub(crate) const ENOSYS: i32 = 38;
+}
+
+/// How a hypercall ends.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Done {
+    /// The guest goes on.
+    Continue,
+    /// The guest has ended with this code.
+    Exit(i32),
+}
+
+/// Why a hypercall cannot be served, in one sentence.
+#[derive(Debug)]
+pub(crate) struct BadHypercall(pub(crate) String);
+
+impl From<Error> for BadHypercall {
+    fn from(error: Error) -> Self {
+        Self(format!("a hypercall's parameters are unusable: {error}"))
+    }
+}
+
+type Answer = Result<Done, BadHypercall>;
+
+/// The registers that carry a hypercall.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Call {
+    pub(crate) port: u16,
+    /// What the OUT instruction wrote.
+    pub(crate) value: u32,
+    pub(crate) rdi: u64,
+    pub(crate) cr3: u64,
+}
+
+/// The longest path that a guest may name, with its end.
+const MAX_PATH_BYTES: usize = 4096;
+/// How much of a buffer is copied at a time.
+const COPY_BYTES: usize = 64 * 1024;
+
+/// The host's side of one guest.
+pub(crate) struct GuestIo {
+    interface: Interface,
+    output: Box<dyn GuestOutput>,
+    files: FileServer,
+    stdin: bool,
+    args: Vec<String>,
+    env: Vec<(String, String)>,
+    pub(crate) watch: ExceptionWatch,
+}
+
+/// A guest buffer, by physical or virtual address as the interface has it.
+#[derive(Clone, Copy)]
+enum Buffer {
+    Physical(u64),
+    Virtual { cr3: u64, address: u64 },
+}
+
+impl Buffer {
+    fn read(self, ram: &GuestRam, offset: u64, bytes: &mut [u8]) -> Result<(), Error> {
+        match self {
+            Self::Physical(address) => ram.read(address.wrapping_add(offset), bytes),
+            Self::Virtual { cr3, address } => {
+                paging::read_virtual(ram, cr3, address.wrapping_add(offset), bytes)
+            }
+        }
+    }
+
+    fn write(self, ram: &GuestRam, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+        match self {
+            Self::Physical(address) => ram.write(address.wrapping_add(offset), bytes),
+            Self::Virtual { cr3, address } => {
+                paging::write_virtual(ram, cr3, address.wrapping_add(offset), bytes)
+            }
+        }
+    }
+}
+
+impl GuestIo {
+    pub(crate) fn new(
+        interface: Interface,
+        output: Box<dyn GuestOutput>,
+        config: &MachineConfig,
+    ) -> Result<Self, Error> {
+        Ok(Self {
+            interface,
+            output,
+            files: FileServer::new(config.files.as_deref())?,
+            stdin: config.stdin,
+            args: config.args.clone(),
+            env: config.env.clone(),
+            watch: ExceptionWatch::default(),
+        })
+    }
+
+    pub(crate) fn interface(&self) -> Interface {
+        self.interface
+    }
+
+    /// How many files the guest has open.
+    pub(crate) fn open_files(&self) -> usize {
+        self.files.open_count()
+    }
+
+    /// Serves a call, or says that the port is none of the guest's interface.
+    pub(crate) fn call(&mut self, ram: &GuestRam, call: Call) -> Option<Answer> {
+        match self.interface {
+            Interface::V1 => v1::call(self, ram, call),
+            Interface::V2 => v2::call(self, ram, call),
+        }
+    }
+
+    /// Console output of the kernel.
+    fn serial(&mut self, bytes: &[u8]) {
+        self.output.write(Stream::Kernel, bytes);
+        self.watch.feed(bytes);
+    }
+
+    /// Copies `len` bytes out of a guest buffer to the console or to a file descriptor.
+    fn write_out(
+        &mut self,
+        ram: &GuestRam,
+        stream: Stream,
+        buffer: Buffer,
+        len: u64,
+    ) -> Result<(), Error> {
+        if len > ram.len() {
+            return Err(Error::OutOfBounds {
+                address: 0,
+                length_bytes: len,
+            });
+        }
+        let mut bytes = vec![0; COPY_BYTES.min(len as usize)];
+        let mut done = 0;
+        while done < len {
+            let part = &mut bytes[..COPY_BYTES.min((len - done) as usize)];
+            buffer.read(ram, done, part)?;
+            match stream {
+                Stream::Kernel => self.serial(part),
+                stream => self.output.write(stream, part),
+            }
+            done += part.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// `write`: only standard output and standard error can be written to.
+    fn write(
+        &mut self,
+        ram: &GuestRam,
+        fd: i32,
+        buffer: Buffer,
+        len: u64,
+    ) -> Result<i64, BadHypercall> {
+        let stream = match fd {
+            1 => Stream::Stdout,
+            2 => Stream::Stderr,
+            _ => return Ok(-i64::from(errno::EBADF)),
+        };
+        self.write_out(ram, stream, buffer, len)?;
+        Ok(i64::try_from(len).unwrap_or(i64::MAX))
+    }
+
+    /// `read`: from an open file, or from standard input where the guest may.
+    fn read(
+        &mut self,
+        ram: &GuestRam,
+        fd: i32,
+        buffer: Buffer,
+        len: u64,
+    ) -> Result<i64, BadHypercall> {
+        let mut bytes = vec![0; COPY_BYTES.min(usize::try_from(len).unwrap_or(COPY_BYTES))];
+        let result = if fd == 0 {
+            if self.stdin {
+                std::io::stdin().read(&mut bytes)
+            } else {
+                Ok(0)
+            }
+        } else {
+            match self.files.get(fd) {
+                Some(file) => file.read(&mut bytes),
+                None => return Ok(-i64::from(errno::EBADF)),
+            }
+        };
+        match result {
+            Ok(count) => {
+                buffer.write(ram, 0, &bytes[..count])?;
+                Ok(count as i64)
+            }
+            Err(error) => Ok(-i64::from(files::guest_errno(&error))),
+        }
+    }
+
+    /// The path at a guest-physical address, up to its NUL.
+    fn path(&self, ram: &GuestRam, address: u64) -> Result<Option<Vec<u8>>, BadHypercall> {
+        let mut path = Vec::new();
+        while path.len() < MAX_PATH_BYTES {
+            let mut byte = [0];
+            ram.read(address.wrapping_add(path.len() as u64), &mut byte)?;
+            if byte == [0] {
+                return Ok(Some(path));
+            }
+            path.push(byte[0]);
+        }
+        Ok(None)
+    }
+
+    fn open(&mut self, ram: &GuestRam, name: u64, flags: i32) -> Result<i32, BadHypercall> {
+        Ok(match self.path(ram, name)? {
+            Some(path) => self.files.open(&path, flags).unwrap_or_else(|errno| -errno),
+            None => -errno::ENAMETOOLONG,
+        })
+    }
+}
+
+/// The folder of a guest, for messages.
+fn display(path: &Path) -> String {
+    path.display().to_string()
+}

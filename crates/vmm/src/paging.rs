@@ -1,0 +1,234 @@
+//! The page tables that a guest starts with, and translation through the tables it has later.
+//!
+//! Four levels (Intel SDM vol. 3A, 4.5 "4-Level Paging"; AMD APM vol. 2, 5.3):
+//!
+//! | level | table | index bits | one entry maps |
+//! |---|---|---|---|
+//! | 4 | PML4 | 47–39 | 512 GiB |
+//! | 3 | page-directory pointers | 38–30 | 1 GiB |
+//! | 2 | page directory | 29–21 | 2 MiB |
+//! | 1 | page table | 20–12 | 4 KiB |
+//!
+//! The start mapping is the identity over `[base, base + length]` in 2 MiB pages, both ends
+//! included, and PML4\[511\] points back at the PML4 (the *recursive* entry), through which Hermit
+//! reaches its own tables.
+
+use x86_64::PhysAddr;
+use x86_64::VirtAddr;
+use x86_64::structures::paging::mapper::{
+    MapToError, MappedPageTable, PageTableFrameMapping, Translate, TranslateResult,
+};
+use x86_64::structures::paging::page_table::PageTable;
+use x86_64::structures::paging::{
+    FrameAllocator, Mapper, Page, PageTableFlags, PhysFrame, Size2MiB, Size4KiB,
+};
+
+use crate::error::Error;
+use crate::layout::{HUGE_PAGE_BYTES, PAGE_BYTES, PML4_OFFSET, TABLE_OFFSETS};
+use crate::ram::GuestRam;
+
+/// Index of the recursive entry.
+const RECURSIVE_INDEX: usize = 511;
+
+/// How much is identity-mapped at the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mapping {
+    /// `[base, base + length]`: Hermit 0.10 and later.
+    #[default]
+    Guest,
+    /// From the base to the end of the 1 GiB region that holds the kernel, or to `base + length`
+    /// if that is more: Hermit before 0.10, which maps nothing itself.
+    Legacy,
+}
+
+/// Guest-physical addresses to the host's pointers, for the mapper.
+///
+/// The tables are under our own hand while a guest is built, but the addresses in them are read
+/// back from guest memory, so every one is checked against the table area.
+struct TableArea<'a> {
+    ram: &'a GuestRam,
+}
+
+// SAFETY: the mapper asks for frames that this module put into the tables: the PML4 and those from
+// `BumpAllocator`. All of them lie inside guest memory, are page aligned, and no other reference to
+// them exists while the guest is built (no vCPU runs; `build` holds the only mapper).
+unsafe impl PageTableFrameMapping for TableArea<'_> {
+    fn frame_to_pointer(&self, frame: PhysFrame<Size4KiB>) -> *mut PageTable {
+        self.ram
+            .host_pointer(frame.start_address().as_u64(), PAGE_BYTES)
+            .expect("table frames come from the table area, which lies inside guest memory")
+            .cast()
+    }
+}
+
+/// Hands out the frames of the table area, one after another.
+struct BumpAllocator {
+    next: u64,
+    end: u64,
+}
+
+// SAFETY: `next` only grows, so every frame is handed out once; the area is used for nothing else.
+unsafe impl FrameAllocator<Size4KiB> for BumpAllocator {
+    fn allocate_frame(&mut self) -> Option<PhysFrame<Size4KiB>> {
+        if self.next >= self.end {
+            return None;
+        }
+        let frame = PhysFrame::from_start_address(PhysAddr::new(self.next)).ok()?;
+        self.next += PAGE_BYTES;
+        Some(frame)
+    }
+}
+
+/// Builds the start mapping into `ram` and returns the guest-physical address of the PML4 (CR3).
+///
+/// # Errors
+/// [`Error::BaseUnaligned`] where the guest's base is not a multiple of 2 MiB, and
+/// [`Error::OutOfTableFrames`] where the range needs more tables than the table area holds.
+pub fn build(ram: &GuestRam, mapping: Mapping) -> Result<u64, Error> {
+    let base = ram.base();
+    if !base.is_multiple_of(HUGE_PAGE_BYTES) {
+        return Err(Error::BaseUnaligned { base });
+    }
+    let end = base + ram.len();
+    let last = match mapping {
+        Mapping::Guest => end,
+        Mapping::Legacy => end.max((base | ((1 << 30) - 1)) - (HUGE_PAGE_BYTES - 1)),
+    };
+    ram.zero(base + PML4_OFFSET, TABLE_OFFSETS.end - PML4_OFFSET)?;
+
+    let pml4_address = base + PML4_OFFSET;
+    let pml4_pointer: *mut PageTable = ram.host_pointer(pml4_address, PAGE_BYTES)?.cast();
+    // SAFETY: the pointer is page aligned and valid for a page of guest memory that was zeroed
+    // above (an empty table); nothing else refers to it while the guest is built.
+    let pml4 = unsafe { &mut *pml4_pointer };
+    let table_flags = PageTableFlags::PRESENT | PageTableFlags::WRITABLE;
+    pml4[RECURSIVE_INDEX].set_addr(PhysAddr::new(pml4_address), table_flags);
+
+    let mut frames = BumpAllocator {
+        next: base + TABLE_OFFSETS.start,
+        end: base + TABLE_OFFSETS.end,
+    };
+    // SAFETY: `pml4` is a valid table and `TableArea` translates every frame it refers to.
+    let mut mapper = unsafe { MappedPageTable::new(pml4, TableArea { ram }) };
+    let mut address = base;
+    while address <= last {
+        let frame = PhysFrame::<Size2MiB>::containing_address(PhysAddr::new(address));
+        let page = Page::<Size2MiB>::containing_address(VirtAddr::new(address));
+        // SAFETY: this is a table of the guest, not of this process: mapping into it cannot break
+        // the host's memory safety.
+        let mapped = unsafe {
+            mapper.map_to_with_table_flags(page, frame, table_flags, table_flags, &mut frames)
+        };
+        match mapped {
+            Ok(flush) => flush.ignore(),
+            Err(MapToError::FrameAllocationFailed) => {
+                return Err(Error::OutOfTableFrames {
+                    base,
+                    length_bytes: ram.len(),
+                    frames: (TABLE_OFFSETS.end - TABLE_OFFSETS.start) / PAGE_BYTES,
+                });
+            }
+            Err(other) => unreachable!("a fresh mapping has no collisions: {other:?}"),
+        }
+        address += HUGE_PAGE_BYTES;
+    }
+    Ok(pml4_address)
+}
+
+/// Translates a guest-virtual address through the tables at `cr3`, which the guest controls.
+/// `None` where it is not mapped or a table lies outside guest memory.
+///
+/// `gbytes` and the other leaf bits follow the SDM; permissions are not checked: the host acts for
+/// the guest's ring 0.
+#[must_use]
+pub fn translate(ram: &GuestRam, cr3: u64, virtual_address: u64) -> Option<u64> {
+    const PRESENT: u64 = 1 << 0;
+    const HUGE: u64 = 1 << 7;
+    const ADDRESS: u64 = 0x000F_FFFF_FFFF_F000;
+
+    let canonical = (virtual_address as i64) << 16 >> 16;
+    if canonical as u64 != virtual_address {
+        return None;
+    }
+    let mut table = cr3 & ADDRESS;
+    for level in (1..=4).rev() {
+        let shift = 12 + 9 * (level - 1);
+        let index = virtual_address >> shift & 0x1FF;
+        let entry = ram.read_u64(table + 8 * index).ok()?;
+        if entry & PRESENT == 0 {
+            return None;
+        }
+        let is_leaf = level == 1 || (entry & HUGE != 0 && level <= 3);
+        if is_leaf {
+            let offset_mask = (1u64 << shift) - 1;
+            return Some(entry & ADDRESS & !offset_mask | virtual_address & offset_mask);
+        }
+        table = entry & ADDRESS;
+    }
+    None
+}
+
+/// What `virtual_address` maps to by the `x86_64` crate's walker; used by tests as a second opinion.
+#[doc(hidden)]
+#[must_use]
+pub fn translate_by_mapper(ram: &GuestRam, cr3: u64, virtual_address: u64) -> Option<u64> {
+    let pml4_pointer: *mut PageTable = ram.host_pointer(cr3, PAGE_BYTES).ok()?.cast();
+    // SAFETY: as in `build`; the caller runs no vCPU meanwhile (this is for tests of fresh tables).
+    let mapper = unsafe { MappedPageTable::new(&mut *pml4_pointer, TableArea { ram }) };
+    match mapper.translate(VirtAddr::try_new(virtual_address).ok()?) {
+        TranslateResult::Mapped { frame, offset, .. } => {
+            Some(frame.start_address().as_u64() + offset)
+        }
+        _ => None,
+    }
+}
+
+/// Splits `[address, address + length)` at page boundaries and translates each part.
+fn for_each_part(
+    ram: &GuestRam,
+    cr3: u64,
+    address: u64,
+    length: usize,
+    mut part: impl FnMut(u64, std::ops::Range<usize>) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let mut done = 0;
+    while done < length {
+        let here = address.wrapping_add(done as u64);
+        let in_page = (PAGE_BYTES - here % PAGE_BYTES) as usize;
+        let next = length.min(done + in_page);
+        let physical = translate(ram, cr3, here).ok_or(Error::Unmapped { address: here })?;
+        part(physical, done..next)?;
+        done = next;
+    }
+    Ok(())
+}
+
+/// Copies from guest-virtual memory, page by page.
+///
+/// # Errors
+/// [`Error::Unmapped`] or [`Error::OutOfBounds`] for the first page that is not guest memory.
+pub(crate) fn read_virtual(
+    ram: &GuestRam,
+    cr3: u64,
+    address: u64,
+    buffer: &mut [u8],
+) -> Result<(), Error> {
+    for_each_part(ram, cr3, address, buffer.len(), |physical, range| {
+        ram.read(physical, &mut buffer[range])
+    })
+}
+
+/// Copies to guest-virtual memory, page by page. Pages before one that is not mapped are written.
+///
+/// # Errors
+/// [`Error::Unmapped`] or [`Error::OutOfBounds`] for the first page that is not guest memory.
+pub(crate) fn write_virtual(
+    ram: &GuestRam,
+    cr3: u64,
+    address: u64,
+    bytes: &[u8],
+) -> Result<(), Error> {
+    for_each_part(ram, cr3, address, bytes.len(), |physical, range| {
+        ram.write(physical, &bytes[range])
+    })
+}

@@ -1,0 +1,192 @@
+//! The state of a vCPU, saved and set.
+
+use std::os::fd::AsRawFd;
+
+use kvm_bindings::{
+    KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, Msrs, kvm_debugregs, kvm_device_attr, kvm_lapic_state,
+    kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
+};
+use kvm_ioctls::{SyncReg, VcpuFd};
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+use crate::host::Host;
+use crate::shell::Shell;
+
+/// Everything of a vCPU that a guest can notice.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct VcpuState {
+    pub(crate) regs: kvm_regs,
+    pub(crate) sregs: kvm_sregs,
+    pub(crate) xcrs: kvm_xcrs,
+    xsave: kvm_xsave,
+    debug: kvm_debugregs,
+    lapic: kvm_lapic_state,
+    /// All but the TSC, which [`crate::clock`] sets.
+    msrs: Vec<kvm_msr_entry>,
+    pub(crate) events: kvm_vcpu_events,
+    mp_state: kvm_mp_state,
+}
+
+pub(crate) const MSR_IA32_TSC: u32 = 0x10;
+/// Must follow the LAPIC's state, which decides whether the timer is in deadline mode.
+const MSR_IA32_TSC_DEADLINE: u32 = 0x6E0;
+
+/// The MSRs that are saved, in the order in which they are set (Intel SDM vol. 4; AMD APM vol. 2,
+/// A). `APIC_BASE` and `EFER` are part of the system registers; MSRs that tell of the host and
+/// those of features that guests are not offered stay out.
+const SAVED_MSRS: [u32; 15] = [
+    0x174,       // IA32_SYSENTER_CS
+    0x175,       // IA32_SYSENTER_ESP
+    0x176,       // IA32_SYSENTER_EIP
+    0x1A0,       // IA32_MISC_ENABLE
+    0x277,       // IA32_PAT
+    0x2FF,       // IA32_MTRR_DEF_TYPE
+    0xC000_0081, // STAR
+    0xC000_0082, // LSTAR
+    0xC000_0083, // CSTAR
+    0xC000_0084, // FMASK
+    0xC000_0102, // KERNEL_GS_BASE
+    0xC000_0103, // TSC_AUX
+    0x4B56_4D00, // KVM wall clock (kvmclock)
+    0x4B56_4D01, // KVM system time (kvmclock)
+    MSR_IA32_TSC_DEADLINE,
+];
+
+/// Reads MSRs.
+///
+/// # Errors
+/// [`Error::Short`] names the first MSR that KVM does not read.
+pub(crate) fn get_msrs(vcpu: &VcpuFd, indices: &[u32]) -> Result<Vec<kvm_msr_entry>, Error> {
+    let entries: Vec<_> = indices
+        .iter()
+        .map(|&index| kvm_msr_entry {
+            index,
+            ..Default::default()
+        })
+        .collect();
+    let mut msrs = msr_list("KVM_GET_MSRS", &entries)?;
+    let done = vcpu
+        .get_msrs(&mut msrs)
+        .map_err(Error::kvm("KVM_GET_MSRS"))?;
+    all_taken("KVM_GET_MSRS", done, &entries)?;
+    Ok(msrs.as_slice().to_vec())
+}
+
+/// Writes MSRs, in order.
+///
+/// # Errors
+/// [`Error::Short`] names the first MSR that KVM does not write.
+pub(crate) fn set_msrs(vcpu: &VcpuFd, entries: &[kvm_msr_entry]) -> Result<(), Error> {
+    let msrs = msr_list("KVM_SET_MSRS", entries)?;
+    let done = vcpu.set_msrs(&msrs).map_err(Error::kvm("KVM_SET_MSRS"))?;
+    all_taken("KVM_SET_MSRS", done, entries)
+}
+
+fn msr_list(operation: &'static str, entries: &[kvm_msr_entry]) -> Result<Msrs, Error> {
+    Msrs::from_entries(entries).map_err(|_| Error::Short {
+        operation,
+        done: 0,
+        wanted: entries.len(),
+        item: "too many MSRs".to_owned(),
+    })
+}
+
+fn all_taken(operation: &'static str, done: usize, entries: &[kvm_msr_entry]) -> Result<(), Error> {
+    match entries.get(done) {
+        None => Ok(()),
+        Some(refused) => Err(Error::Short {
+            operation,
+            done,
+            wanted: entries.len(),
+            item: format!("MSR {:#x}", refused.index),
+        }),
+    }
+}
+
+impl VcpuState {
+    /// Reads the state. Pending I/O must be complete.
+    pub(crate) fn save(host: &Host, shell: &Shell) -> Result<Self, Error> {
+        let vcpu = &shell.vcpu;
+        let indices: Vec<u32> = SAVED_MSRS
+            .into_iter()
+            .filter(|index| host.msrs.contains(index))
+            .collect();
+        Ok(Self {
+            // First: reading it settles a wait-for-interrupt state (Linux KVM API, 4.38).
+            mp_state: vcpu
+                .get_mp_state()
+                .map_err(Error::kvm("KVM_GET_MP_STATE"))?,
+            regs: vcpu.get_regs().map_err(Error::kvm("KVM_GET_REGS"))?,
+            sregs: vcpu.get_sregs().map_err(Error::kvm("KVM_GET_SREGS"))?,
+            xcrs: vcpu.get_xcrs().map_err(Error::kvm("KVM_GET_XCRS"))?,
+            // 4 KiB hold all state but AMX tiles, which guests are offered only where this process
+            // asked the kernel for them; it does not.
+            xsave: vcpu.get_xsave().map_err(Error::kvm("KVM_GET_XSAVE"))?,
+            debug: vcpu
+                .get_debug_regs()
+                .map_err(Error::kvm("KVM_GET_DEBUGREGS"))?,
+            lapic: vcpu.get_lapic().map_err(Error::kvm("KVM_GET_LAPIC"))?,
+            msrs: get_msrs(vcpu, &indices)?,
+            events: vcpu
+                .get_vcpu_events()
+                .map_err(Error::kvm("KVM_GET_VCPU_EVENTS"))?,
+        })
+    }
+
+    /// Sets the state. Ordering requirements:
+    ///
+    /// 1. CPUID before everything (done when the shell was made): it decides which MSRs, XCR0 bits
+    ///    and CR4 bits KVM accepts.
+    /// 2. System registers before the LAPIC: `APIC_BASE` decides its mode (xAPIC or x2APIC).
+    /// 3. XCRs before XSAVE: the enabled components decide what is loaded.
+    /// 4. The LAPIC before `IA32_TSC_DEADLINE`: a deadline is taken only in deadline mode. The TSC
+    ///    itself before both ([`crate::clock`] did so), or the timer would be armed against a
+    ///    counter that is about to move.
+    /// 5. Events after the registers, whose interrupt flag and shadow they refine.
+    /// 6. MP state last: it lets the vCPU run.
+    ///
+    /// Registers and events are left in the shared page, where the next `KVM_RUN` takes them in that
+    /// order before it enters the guest (`KVM_CAP_SYNC_REGS`): two system calls less.
+    pub(crate) fn set(&self, shell: &mut Shell) -> Result<(), Error> {
+        let vcpu = &mut shell.vcpu;
+        vcpu.set_sregs(&self.sregs)
+            .map_err(Error::kvm("KVM_SET_SREGS"))?;
+        vcpu.set_xcrs(&self.xcrs)
+            .map_err(Error::kvm("KVM_SET_XCRS"))?;
+        // SAFETY: KVM reads 4 KiB (or the size of KVM_CAP_XSAVE2 where AMX was enabled for this
+        // process, which it never is), the size of `kvm_xsave`.
+        unsafe { vcpu.set_xsave(&self.xsave) }.map_err(Error::kvm("KVM_SET_XSAVE"))?;
+        vcpu.set_debug_regs(&self.debug)
+            .map_err(Error::kvm("KVM_SET_DEBUGREGS"))?;
+        vcpu.set_lapic(&self.lapic)
+            .map_err(Error::kvm("KVM_SET_LAPIC"))?;
+        set_msrs(vcpu, &self.msrs)?;
+        vcpu.set_mp_state(self.mp_state)
+            .map_err(Error::kvm("KVM_SET_MP_STATE"))?;
+
+        let shared = vcpu.sync_regs_mut();
+        shared.regs = self.regs;
+        // Not marked as dirty: set above; here for those who walk the page tables before the run.
+        shared.sregs = self.sregs;
+        shared.events = self.events;
+        vcpu.set_sync_dirty_reg(SyncReg::Register);
+        vcpu.set_sync_dirty_reg(SyncReg::VcpuEvents);
+        Ok(())
+    }
+}
+
+/// Sets the guest's TSC to the host's plus `offset` (Linux KVM API, 4.81 and vcpu device attribute
+/// `KVM_VCPU_TSC_OFFSET`). False where the kernel does not have the attribute (before 5.16).
+pub(crate) fn set_tsc_offset(vcpu: &VcpuFd, offset: u64) -> bool {
+    /// `_IOW(KVMIO, 0xe1, struct kvm_device_attr)`; kvm-ioctls has it for Arm only.
+    const KVM_SET_DEVICE_ATTR: libc::c_ulong = 0x4018_aee1;
+    let attribute = kvm_device_attr {
+        flags: 0,
+        group: KVM_VCPU_TSC_CTRL,
+        attr: u64::from(KVM_VCPU_TSC_OFFSET),
+        addr: &raw const offset as u64,
+    };
+    // SAFETY: the kernel reads the struct and the eight bytes at `addr`; both outlive the call.
+    unsafe { libc::ioctl(vcpu.as_raw_fd(), KVM_SET_DEVICE_ATTR, &attribute) == 0 }
+}

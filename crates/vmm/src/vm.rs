@@ -1,0 +1,511 @@
+//! One guest in a shell: boot or restore, run, save.
+//!
+//! ```text
+//!  Shell ── boot(image) ───┐                      ┌──► Stop::Exchange, Exit, Crashed,
+//!                          ├──► Vm ──► run(until) ┤     TimedOut, Interrupted
+//!  Shell ── restore(state)─┘    │                 └──► run again after Exchange or Interrupted
+//!                               ├── save() ──► VmState
+//!                               └── into_shell() ──► Shell, for the next restore
+//! ```
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use dormouse_abi::EXCHANGE_PORT;
+use kvm_ioctls::VcpuExit;
+use serde::{Deserialize, Serialize};
+
+use crate::boot::{self, Booted};
+use crate::clock::{self, ClockState};
+use crate::config::{MachineConfig, Placement};
+use crate::console::GuestOutput;
+use crate::emulation::{self, Assist};
+use crate::error::Error;
+use crate::host::{Host, HostProfile};
+use crate::hypercall::{BadHypercall, Call, Done, GuestIo};
+use crate::image::{GuestImage, Interface, Symbols};
+use crate::kick::{self, Interrupter, VcpuThread};
+use crate::layout::IOAPIC;
+use crate::paging;
+use crate::shell::Shell;
+use crate::vcpu::VcpuState;
+
+/// Names guest addresses for messages, for example by [`Symbols::name`].
+pub type Namer = Arc<dyn Fn(u64) -> Option<String> + Send + Sync>;
+
+/// Why a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stop {
+    /// The guest made the exchange hypercall (see [`dormouse_abi`]).
+    Exchange {
+        /// The ABI version that the guest speaks.
+        abi_version: u32,
+        /// Guest-virtual address of its mailbox.
+        mailbox: u64,
+    },
+    /// The program ended with this code.
+    Exit(i32),
+    /// The guest cannot go on.
+    Crashed(Crash),
+    /// The deadline passed.
+    TimedOut,
+    /// [`Interrupter::interrupt`] was called.
+    Interrupted,
+}
+
+/// How a guest crashed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Crash {
+    /// What kind of crash it was.
+    pub kind: CrashKind,
+    /// What happened, in one sentence, with addresses and symbols where they are known.
+    pub reason: String,
+}
+
+/// Kinds of crashes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CrashKind {
+    /// A CPU exception or a panic that the guest's kernel reported.
+    Exception,
+    /// The vCPU shut down: an exception while handling an exception.
+    TripleFault,
+    /// An instruction that this host's KVM cannot run.
+    Instruction,
+    /// A hypercall that makes no sense.
+    Hypercall,
+    /// KVM could not go on with the guest, or memory could not be had.
+    Host,
+}
+
+/// All of a guest but its memory.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct VmState {
+    placement: Placement,
+    interface: Interface,
+    load_address: u64,
+    vcpu: VcpuState,
+    clock: ClockState,
+    host: HostProfile,
+}
+
+impl VmState {
+    /// Where the guest's memory stands.
+    #[must_use]
+    pub fn placement(&self) -> Placement {
+        self.placement
+    }
+
+    /// The guest's clocks.
+    #[must_use]
+    pub fn clock(&self) -> &ClockState {
+        &self.clock
+    }
+
+    /// The host it was saved on.
+    #[must_use]
+    pub fn host(&self) -> &HostProfile {
+        &self.host
+    }
+
+    /// Where the kernel was loaded, for [`GuestImage::symbols`].
+    #[must_use]
+    pub fn load_address(&self) -> u64 {
+        self.load_address
+    }
+
+    /// Instruction pointer, stack pointer and page-table root, for `inspect`.
+    #[must_use]
+    pub fn registers(&self) -> (u64, u64, u64) {
+        (self.vcpu.regs.rip, self.vcpu.regs.rsp, self.vcpu.sregs.cr3)
+    }
+
+    /// Whether a guest with this state can be restored here and now.
+    ///
+    /// # Errors
+    /// [`Error::NotRestorable`] with the reason and what to do, or what is wrong with the placement.
+    pub fn check(&self, profile: &HostProfile) -> Result<(), Error> {
+        self.placement.check()?;
+        self.host.check_restorable(profile)?;
+        self.clock.check(profile)
+    }
+}
+
+/// One guest.
+pub struct Vm {
+    shell: Shell,
+    io: GuestIo,
+    host: Arc<Host>,
+    namer: Namer,
+    booted: Booted,
+    exits: u64,
+}
+
+impl std::fmt::Debug for Vm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Vm")
+            .field("shell", &self.shell)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How long a guest may take to finish reporting an exception.
+const REPORT_TIME: Duration = Duration::from_millis(250);
+
+/// What one exit means for the run.
+enum Next {
+    /// Back into the guest.
+    Continue,
+    /// The run has ended.
+    Stop(Stop),
+    /// KVM could not run an instruction.
+    Assist,
+    /// A signal came.
+    Signal,
+}
+
+impl Vm {
+    /// Loads `image` into `shell`. The guest has not run yet.
+    ///
+    /// # Errors
+    /// What does not fit (memory, arguments, folder), or the KVM call that failed.
+    pub fn boot(
+        mut shell: Shell,
+        image: &Arc<GuestImage>,
+        config: &MachineConfig,
+        output: Box<dyn GuestOutput>,
+    ) -> Result<Self, Error> {
+        let host = Host::open()?;
+        let io = GuestIo::new(image.interface(), output, config)?;
+        let booted = boot::boot(&mut shell, image, config, host.profile().tsc_khz)?;
+        let (image, load_address) = (Arc::clone(image), booted.load_address);
+        let namer: Namer = Arc::new(move |address| image.symbols(load_address).name(address));
+        Ok(Self {
+            shell,
+            io,
+            host,
+            namer,
+            booted,
+            exits: 0,
+        })
+    }
+
+    /// Sets a saved state in `shell`, whose memory must hold the snapshot's by now.
+    ///
+    /// # Errors
+    /// [`Error::NotRestorable`], or the KVM call that failed.
+    pub fn restore(
+        mut shell: Shell,
+        state: &VmState,
+        output: Box<dyn GuestOutput>,
+        namer: Namer,
+    ) -> Result<Self, Error> {
+        let host = Host::open()?;
+        if shell.placement() != state.placement {
+            return Err(Error::NotRestorable {
+                reason: format!(
+                    "it was made for a guest at {:#x} with {} bytes, this shell is for another",
+                    state.placement.base, state.placement.memory_bytes
+                ),
+            });
+        }
+        let io = GuestIo::new(state.interface, output, &MachineConfig::default())?;
+        shell.complete_io()?;
+        state.clock.set_tsc(&host, &shell)?;
+        state.vcpu.set(&mut shell)?;
+        state.clock.set_boot_time(&host, &shell)?;
+        let booted = Booted {
+            boot_time_us: 0,
+            load_address: state.load_address,
+        };
+        Ok(Self {
+            shell,
+            io,
+            host,
+            namer,
+            booted,
+            exits: 0,
+        })
+    }
+
+    /// Runs the guest until it stops or `deadline` passes.
+    ///
+    /// # Errors
+    /// The KVM call that failed; the guest should be thrown away.
+    pub fn run(&mut self, deadline: Instant) -> Result<Stop, Error> {
+        kick::on_vcpu_thread(|thread| {
+            let _entered = self.shell.interrupter.enter(thread);
+            thread.arm(deadline);
+            let result = self.run_armed(thread, deadline);
+            thread.disarm();
+            result
+        })
+    }
+
+    fn run_armed(&mut self, thread: &VcpuThread, deadline: Instant) -> Result<Stop, Error> {
+        let mut report_end: Option<Instant> = None;
+        loop {
+            self.exits += 1;
+            let next = self.enter()?;
+            match next {
+                Next::Continue => {}
+                Next::Stop(stop) => return Ok(stop),
+                Next::Assist => {
+                    if let Some(stop) = self.assist()? {
+                        return Ok(stop);
+                    }
+                }
+                Next::Signal => {
+                    thread.consume();
+                    if self.shell.interrupter.take() {
+                        return Ok(Stop::Interrupted);
+                    }
+                    let now = Instant::now();
+                    if report_end.is_some_and(|end| now >= end) {
+                        return Ok(self.reported_crash());
+                    }
+                    if now >= deadline {
+                        return Ok(Stop::TimedOut);
+                    }
+                }
+            }
+            if self.io.watch.is_complete() {
+                return Ok(self.reported_crash());
+            }
+            if report_end.is_none() && self.io.watch.feed(&[]) {
+                let end = deadline.min(Instant::now() + REPORT_TIME);
+                thread.arm(end);
+                report_end = Some(end);
+            }
+        }
+    }
+
+    /// One `KVM_RUN` and what its exit asks for.
+    fn enter(&mut self) -> Result<Next, Error> {
+        let exit = match self.shell.vcpu.run() {
+            Ok(exit) => exit,
+            Err(errno) => {
+                self.shell.io_pending = false;
+                return match errno.errno() {
+                    libc::EINTR => Ok(Next::Signal),
+                    libc::EAGAIN => Ok(Next::Continue),
+                    libc::EFAULT => Ok(Next::Stop(crash(
+                        CrashKind::Host,
+                        "the host could not provide a page of guest memory".to_owned(),
+                    ))),
+                    _ => Err(Error::kvm("KVM_RUN")(errno)),
+                };
+            }
+        };
+        self.shell.io_pending = true;
+        let (port, value) = match exit {
+            VcpuExit::IoOut(port, data) => {
+                let mut bytes = [0; 4];
+                let len = data.len().min(4);
+                bytes[..len].copy_from_slice(&data[..len]);
+                (port, u32::from_le_bytes(bytes))
+            }
+            // Absent hardware: the bus floats high, and writes go nowhere.
+            VcpuExit::IoIn(_, data) => {
+                data.fill(0xFF);
+                return Ok(Next::Continue);
+            }
+            VcpuExit::MmioRead(address, data) => {
+                read_mmio(address, data);
+                return Ok(Next::Continue);
+            }
+            VcpuExit::MmioWrite(..) | VcpuExit::IoapicEoi(_) | VcpuExit::Intr => {
+                return Ok(Next::Continue);
+            }
+            VcpuExit::InternalError => return Ok(Next::Assist),
+            VcpuExit::Shutdown => {
+                let regs = self.shell.vcpu.sync_regs().regs;
+                return Ok(Next::Stop(crash(
+                    CrashKind::TripleFault,
+                    format!("triple fault at {}", self.place(regs.rip)),
+                )));
+            }
+            VcpuExit::SystemEvent(kind, _) => {
+                return Ok(Next::Stop(crash(
+                    CrashKind::TripleFault,
+                    format!("the guest asked for a reset or shutdown (system event {kind})"),
+                )));
+            }
+            other => {
+                let reason = format!("KVM cannot go on with the guest: {other:?}");
+                return Ok(Next::Stop(crash(CrashKind::Host, reason)));
+            }
+        };
+        Ok(self.port_written(port, value))
+    }
+
+    /// An OUT instruction: the exchange, a hypercall, or hardware that is not there.
+    fn port_written(&mut self, port: u16, value: u32) -> Next {
+        let shared = self.shell.vcpu.sync_regs();
+        if port == EXCHANGE_PORT {
+            return Next::Stop(Stop::Exchange {
+                abi_version: value,
+                mailbox: shared.regs.rdi,
+            });
+        }
+        let call = Call {
+            port,
+            value,
+            rdi: shared.regs.rdi,
+            cr3: shared.sregs.cr3,
+        };
+        match self.io.call(&self.shell.ram, call) {
+            None | Some(Ok(Done::Continue)) => Next::Continue,
+            Some(Ok(Done::Exit(code))) => Next::Stop(Stop::Exit(code)),
+            Some(Err(BadHypercall(reason))) => {
+                let place = self.place(shared.regs.rip);
+                Next::Stop(crash(
+                    CrashKind::Hypercall,
+                    format!("{reason} (call from {place})"),
+                ))
+            }
+        }
+    }
+
+    /// Does an instruction in KVM's place, or says why the guest cannot go on.
+    fn assist(&mut self) -> Result<Option<Stop>, Error> {
+        match emulation::assist(&mut self.shell)? {
+            Assist::Done => Ok(None),
+            Assist::Unsupported {
+                instruction,
+                address,
+                is_float,
+            } => {
+                let remedy = if is_float {
+                    "build the function with soft floating point (`dormouse build --float soft`, \
+                     the default), or run it on a host with hardware virtualization"
+                } else {
+                    "run it on a host with hardware virtualization"
+                };
+                let why = if self.host.profile().emulated_ring0 {
+                    "this host emulates guest kernel code and cannot run"
+                } else {
+                    "KVM cannot run"
+                };
+                let place = self.place(address);
+                let reason = format!("{why} `{instruction}` at {place}: {remedy}");
+                Ok(Some(crash(CrashKind::Instruction, reason)))
+            }
+        }
+    }
+
+    fn reported_crash(&self) -> Stop {
+        let reason = self.io.watch.summary(|address| (self.namer)(address));
+        crash(CrashKind::Exception, reason)
+    }
+
+    fn place(&self, address: u64) -> String {
+        match (self.namer)(address) {
+            Some(name) => format!("{address:#x} ({name})"),
+            None => format!("{address:#x}"),
+        }
+    }
+
+    /// Saves all of the guest but its memory, which is the caller's to copy: see
+    /// [`crate::GuestRam::resident_pages`]. The guest may run on afterwards.
+    ///
+    /// # Errors
+    /// [`Error::NotSavable`] where the guest has host files open, or the KVM call that failed.
+    pub fn save(&mut self, symbols: &Symbols) -> Result<VmState, Error> {
+        if self.io.open_files() > 0 {
+            return Err(Error::NotSavable {
+                reason: format!(
+                    "it has {} files of the host open; close them before it becomes ready",
+                    self.io.open_files()
+                ),
+            });
+        }
+        self.shell.complete_io()?;
+        let profile = self.host.profile();
+        let vcpu = VcpuState::save(&self.host, &self.shell)?;
+        let clock = ClockState::save(&self.shell, profile, symbols, self.booted.boot_time_us)?;
+        Ok(VmState {
+            placement: self.shell.placement(),
+            interface: self.io.interface(),
+            load_address: self.booted.load_address,
+            vcpu,
+            clock,
+            host: profile.clone(),
+        })
+    }
+
+    /// Where the kernel was loaded, for [`GuestImage::symbols`].
+    #[must_use]
+    pub fn load_address(&self) -> u64 {
+        self.booted.load_address
+    }
+
+    /// The shell with its memory, VM and vCPU.
+    #[must_use]
+    pub fn shell(&self) -> &Shell {
+        &self.shell
+    }
+
+    /// Ends the guest and gives its shell back for the next restore.
+    #[must_use]
+    pub fn into_shell(self) -> Shell {
+        self.shell
+    }
+
+    /// Ends the current or next run from any thread.
+    #[must_use]
+    pub fn interrupter(&self) -> Interrupter {
+        self.shell.interrupter()
+    }
+
+    /// How often the guest was entered.
+    #[must_use]
+    pub fn exits(&self) -> u64 {
+        self.exits
+    }
+
+    /// Copies from the guest's memory by guest-virtual address, as its ring 0 sees it now.
+    ///
+    /// # Errors
+    /// [`Error::Unmapped`] or [`Error::OutOfBounds`]; part of `buffer` may have been filled.
+    pub fn read_virtual(&self, address: u64, buffer: &mut [u8]) -> Result<(), Error> {
+        paging::read_virtual(&self.shell.ram, self.cr3(), address, buffer)
+    }
+
+    /// Copies into the guest's memory by guest-virtual address.
+    ///
+    /// # Errors
+    /// [`Error::Unmapped`] or [`Error::OutOfBounds`]; part of `bytes` may have been written.
+    pub fn write_virtual(&self, address: u64, bytes: &[u8]) -> Result<(), Error> {
+        paging::write_virtual(&self.shell.ram, self.cr3(), address, bytes)
+    }
+
+    fn cr3(&self) -> u64 {
+        self.shell.vcpu.sync_regs().sregs.cr3
+    }
+}
+
+fn crash(kind: CrashKind, reason: String) -> Stop {
+    Stop::Crashed(Crash { kind, reason })
+}
+
+/// Memory that is not there reads as ones, but for an I/O APIC, which newer kernels insist on: its
+/// version register says 24 entries (Intel 82093AA, 3.2.2), everything else reads as zeros.
+fn read_mmio(address: u64, data: &mut [u8]) {
+    const WINDOW_OFFSET: u64 = 0x10;
+    const VERSION: u32 = 23 << 16 | 0x11;
+    if !IOAPIC.contains(&address) {
+        data.fill(0xFF);
+        return;
+    }
+    data.fill(0);
+    if address - IOAPIC.start == WINDOW_OFFSET {
+        let len = data.len().min(4);
+        data[..len].copy_from_slice(&VERSION.to_le_bytes()[..len]);
+    }
+}
+
+/// Real time in nanoseconds since the Unix epoch, as restores see it.
+#[must_use]
+pub fn real_time_unix_ns() -> u64 {
+    clock::unix_ns()
+}
