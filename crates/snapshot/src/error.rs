@@ -1,0 +1,197 @@
+//! What can go wrong, in one sentence each, with the next step.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::{FORMAT_VERSION, FunctionName, SnapshotId};
+
+/// `Result` with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a snapshot could not be published, opened or trusted.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The text is no function name.
+    #[error(
+        "{name:?} cannot be a function's name because {reason}: use 1 to 63 of a-z, 0-9, - and _, \
+         starting with a letter or a digit"
+    )]
+    InvalidName {
+        /// The name as it was given, shortened to 80 characters.
+        name: String,
+        /// Which rule it breaks.
+        reason: String,
+    },
+
+    /// The text is no snapshot id.
+    #[error(
+        "{id:?} is not a snapshot id like 00000007-9f86d081884c7d65: list the snapshots to see \
+         theirs"
+    )]
+    InvalidId {
+        /// The id as it was given, shortened to 80 characters.
+        id: String,
+    },
+
+    /// The store has no snapshot of this function.
+    #[error("the store {} has no snapshot of function {function}: deploy it first", store.display())]
+    UnknownFunction {
+        /// The function that was asked for.
+        function: FunctionName,
+        /// The store's folder.
+        store: PathBuf,
+    },
+
+    /// The store has no such snapshot of this function.
+    #[error(
+        "the store {} has no snapshot {id} of function {function}: list the snapshots to see which \
+         there are", store.display()
+    )]
+    UnknownSnapshot {
+        /// The function that was asked for.
+        function: FunctionName,
+        /// The snapshot that was asked for.
+        id: SnapshotId,
+        /// The store's folder.
+        store: PathBuf,
+    },
+
+    /// The file does not start with the magic bytes.
+    #[error(
+        "{} is not a Dormouse {kind} (its first bytes are not {magic:?}): remove it or deploy the \
+         function again", path.display()
+    )]
+    WrongMagic {
+        /// The file.
+        path: PathBuf,
+        /// What the file should have been.
+        kind: &'static str,
+        /// The bytes it should have started with.
+        magic: &'static str,
+    },
+
+    /// The file was written by a newer Dormouse.
+    #[error(
+        "{} has format version {found}, but this build reads only {FORMAT_VERSION}: use a newer \
+         dormouse, or deploy the function again with this one", path.display()
+    )]
+    TooNew {
+        /// The file.
+        path: PathBuf,
+        /// The version it has.
+        found: u32,
+    },
+
+    /// The file was written by an older Dormouse.
+    #[error(
+        "{} has format version {found}, which this build no longer reads (it reads \
+         {FORMAT_VERSION}): deploy the function again", path.display()
+    )]
+    TooOld {
+        /// The file.
+        path: PathBuf,
+        /// The version it has.
+        found: u32,
+    },
+
+    /// The state section is encoded in a way that this build does not know.
+    #[error(
+        "{} encodes its state with codec {found}, which this build does not know: use the dormouse \
+         that wrote it, or deploy the function again", path.display()
+    )]
+    UnknownCodec {
+        /// The file.
+        path: PathBuf,
+        /// The codec id it names.
+        found: u32,
+    },
+
+    /// A file is truncated, altered or inconsistent.
+    #[error("{} is damaged: {what}; deploy the function again", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What did not hold, with values.
+        what: String,
+    },
+
+    /// The state section is intact, but is not a state as this build knows it.
+    #[error(
+        "the state in {} is intact but not readable by this build ({reason}): use the dormouse \
+         that wrote it, or deploy the function again", path.display()
+    )]
+    Decode {
+        /// The file.
+        path: PathBuf,
+        /// What the codec said.
+        reason: String,
+    },
+
+    /// What was to be written, or asked of a snapshot, does not fit the format.
+    #[error("cannot {operation}: {reason}")]
+    Refused {
+        /// What was tried.
+        operation: &'static str,
+        /// What does not fit, with values.
+        reason: String,
+    },
+
+    /// The operating system refused.
+    #[error("cannot {operation} {}: {source}; {}", path.display(), remedy(source))]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    pub(crate) fn damaged(path: &Path, what: impl Into<String>) -> Self {
+        Self::Damaged {
+            path: path.to_owned(),
+            what: what.into(),
+        }
+    }
+
+    pub(crate) fn refused(operation: &'static str, reason: impl Into<String>) -> Self {
+        Self::Refused {
+            operation,
+            reason: reason.into(),
+        }
+    }
+
+    /// For `map_err`: names the operation and the path that an I/O error belongs to.
+    pub(crate) fn io<E: Into<io::Error>>(
+        operation: &'static str,
+        path: &Path,
+    ) -> impl FnOnce(E) -> Self {
+        move |source| Self::Io {
+            operation,
+            path: path.to_owned(),
+            source: source.into(),
+        }
+    }
+
+    /// Whether a file or folder that should exist does not: the sign of a removal in progress.
+    pub(crate) fn is_not_found(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
+fn remedy(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "make room on that file system and try again"
+        }
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            "check who may write there, or choose another store"
+        }
+        io::ErrorKind::OutOfMemory => "free some memory or lower the function's memory size",
+        io::ErrorKind::NotFound => "deploy the function again if the file was lost",
+        _ => "check the store's file system and try again",
+    }
+}

@@ -1,0 +1,232 @@
+//! Files and folders as a store needs them: bounded reads of regular files only, writes that are
+//! on disk when they return, folders that are complete when they appear.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+
+use crate::{Error, Result};
+
+/// What temporary folders in a store start with.
+const TEMP_PREFIX: &str = ".tmp-";
+
+/// Opens the regular file `path` for reading and tells its size.
+pub(crate) fn open(path: &Path) -> Result<(File, u64)> {
+    // A store may have come from elsewhere: a symbolic link could lead anywhere, and opening a
+    // FIFO would block.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(fd) => File::from(fd),
+        Err(rustix::io::Errno::LOOP) => return Err(not_regular(path)),
+        Err(errno) => return Err(Error::io("open", path)(errno)),
+    };
+    let metadata = file.metadata().map_err(Error::io("inspect", path))?;
+    if !metadata.is_file() {
+        return Err(not_regular(path));
+    }
+    Ok((file, metadata.len()))
+}
+
+fn not_regular(path: &Path) -> Error {
+    Error::damaged(path, "it is not a regular file")
+}
+
+/// The error for a file of another size than it should have, if it has.
+pub(crate) fn check_size(path: &Path, found_bytes: u64, expected_bytes: u64) -> Result<()> {
+    if found_bytes == expected_bytes {
+        return Ok(());
+    }
+    let what = format!("it has {found_bytes} bytes, but should have {expected_bytes}");
+    Err(Error::damaged(path, what))
+}
+
+/// Fills `buf` from `file` at `offset`; a file that ends before is damaged.
+pub(crate) fn read_at(file: &File, buf: &mut [u8], offset: u64, path: &Path) -> Result<()> {
+    file.read_exact_at(buf, offset)
+        .map_err(|source| match source.kind() {
+            io::ErrorKind::UnexpectedEof => {
+                let what = format!("it ends before byte {}", offset + buf.len() as u64);
+                Error::damaged(path, what)
+            }
+            _ => Error::io("read", path)(source),
+        })
+}
+
+/// The first `bytes` of `file`. The caller has bounded `bytes` by the file's size.
+pub(crate) fn read_start(file: &File, bytes: usize, path: &Path) -> Result<Vec<u8>> {
+    let mut content = vec![0; bytes];
+    read_at(file, &mut content, 0, path)?;
+    Ok(content)
+}
+
+/// The content of the file `path`, which must have `expected_bytes`.
+pub(crate) fn read_exactly(path: &Path, expected_bytes: u64) -> Result<Vec<u8>> {
+    let (file, file_bytes) = open(path)?;
+    check_size(path, file_bytes, expected_bytes)?;
+    read_start(&file, file_bytes as usize, path)
+}
+
+/// Creates the file `path`. It can be read by its owner only, who finds it read-only from now
+/// on: guest memory holds secrets, and published files never change.
+pub(crate) fn create(path: &Path) -> Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o400)
+        .open(path)
+        .map_err(Error::io("create", path))
+}
+
+/// Creates the file `path` with `content`, on disk when this returns.
+pub(crate) fn write(path: &Path, content: &[u8]) -> Result<()> {
+    let mut file = create(path)?;
+    file.write_all(content).map_err(Error::io("write", path))?;
+    file.sync_all().map_err(Error::io("flush", path))
+}
+
+/// Flushes the entries of the folder `path` to disk.
+pub(crate) fn sync_folder(path: &Path) -> Result<()> {
+    let folder = File::open(path).map_err(Error::io("open", path))?;
+    folder.sync_all().map_err(Error::io("flush", path))
+}
+
+/// Creates the folder `path` and those above it; those that exist are fine.
+pub(crate) fn create_folders(path: &Path) -> Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(Error::io("create the folder", path))
+}
+
+/// Renames, which is how everything in a store appears and disappears.
+pub(crate) fn rename(from: &Path, to: &Path) -> Result<()> {
+    fs::rename(from, to).map_err(Error::io("put the finished file or folder at", to))
+}
+
+/// The names in the folder `path` that are text; nothing else in a store has other names.
+pub(crate) fn names(path: &Path) -> Result<Vec<String>> {
+    let read = || {
+        let names = fs::read_dir(path)?.map(|entry| Ok(entry?.file_name().into_string().ok()));
+        names
+            .filter_map(io::Result::transpose)
+            .collect::<io::Result<_>>()
+    };
+    read().map_err(Error::io("list", path))
+}
+
+/// An exclusive lock on a store, for the short steps that change which snapshots there are.
+pub(crate) struct StoreLock {
+    _file: File,
+}
+
+impl StoreLock {
+    pub(crate) fn acquire(root: &Path) -> Result<Self> {
+        let path = root.join(".lock");
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(Error::io("open the lock", &path))?;
+        rustix::io::retry_on_intr(|| flock(&file, FlockOperation::LockExclusive))
+            .map_err(Error::io("take the lock", &path))?;
+        Ok(Self { _file: file })
+    }
+}
+
+/// A temporary folder in a store, removed with its content when dropped unless it was renamed.
+/// It is locked while it is in use, so that it never counts as left over.
+pub(crate) struct TempFolder {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl TempFolder {
+    pub(crate) fn create(root: &Path) -> Result<Self> {
+        let path = Self::unused_path(root);
+        DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .map_err(Error::io("create the folder", &path))?;
+        Self::adopt(path)
+    }
+
+    /// Makes the folder `from` a temporary one: it is gone from its place at once.
+    pub(crate) fn take(root: &Path, from: &Path) -> Result<Self> {
+        let path = Self::unused_path(root);
+        fs::rename(from, &path).map_err(Error::io("remove", from))?;
+        Self::adopt(path)
+    }
+
+    fn adopt(path: PathBuf) -> Result<Self> {
+        let lock = File::open(&path).map_err(Error::io("open", &path))?;
+        // Nobody waits for this lock, and a file system without locks loses only the protection.
+        let _ = flock(&lock, FlockOperation::NonBlockingLockExclusive);
+        Ok(Self { path, _lock: lock })
+    }
+
+    /// A path that no other process and no other thread comes up with.
+    fn unused_path(root: &Path) -> PathBuf {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        let (process, nanos) = (std::process::id(), now.as_nanos());
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        root.join(format!("{TEMP_PREFIX}{process}-{nanos}-{number}"))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Moves the folder to its place `to`; nothing is removed on drop then, as its own path is
+    /// gone.
+    pub(crate) fn rename(self, to: &Path) -> Result<()> {
+        rename(&self.path, to)
+    }
+}
+
+impl Drop for TempFolder {
+    fn drop(&mut self) {
+        // What cannot be removed now is found by `clean_leftovers` later.
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// Removes temporary folders in `root` that nobody uses and that did not change for `idle`, and
+/// tells how many there were. Both conditions: a folder is not locked yet when it is just made.
+pub(crate) fn clean_leftovers(root: &Path, idle: Duration) -> Result<u64> {
+    let mut removed = 0;
+    for name in names(root)?
+        .iter()
+        .filter(|name| name.starts_with(TEMP_PREFIX))
+    {
+        let path = root.join(name);
+        removed += u64::from(clean_leftover(&path, idle).unwrap_or(false));
+    }
+    Ok(removed)
+}
+
+fn clean_leftover(path: &Path, idle: Duration) -> io::Result<bool> {
+    let metadata = fs::symlink_metadata(path)?;
+    // A time in the future gives no age: such a folder waits until the clock has caught up.
+    let age = metadata.modified()?.elapsed().unwrap_or_default();
+    if age < idle || !metadata.is_dir() {
+        return Ok(false);
+    }
+    let folder = File::open(path)?;
+    if flock(&folder, FlockOperation::NonBlockingLockExclusive).is_err() {
+        return Ok(false);
+    }
+    fs::remove_dir_all(path)?;
+    Ok(true)
+}

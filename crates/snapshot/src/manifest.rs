@@ -1,0 +1,106 @@
+//! What people read about a snapshot.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::state_file::StateFile;
+use crate::{Digest, Error, FunctionName, PAGE_BYTES, Result, SnapshotId};
+
+/// The most bytes that a manifest may have.
+pub(crate) const MAX_MANIFEST_BYTES: u64 = 1 << 20;
+
+/// A snapshot's `manifest.json`: written for people and scripts, and covered by a digest, so
+/// that what was read from it can be relied on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Manifest {
+    /// The version of the on-disk format.
+    pub format_version: u32,
+    /// The function that the snapshot belongs to.
+    pub function: FunctionName,
+    /// The snapshot's id, also the name of its folder.
+    pub id: SnapshotId,
+    /// When the snapshot was taken, in milliseconds since 1970 (UTC).
+    pub created_unix_ms: u64,
+    /// The host that it was taken on, in the words of whoever published it.
+    pub host: String,
+    /// Size of the guest's memory.
+    pub memory_bytes: u64,
+    /// Pages of it that are not zero, and so are stored.
+    pub data_pages: u64,
+    /// Size of the encoded machine state.
+    pub state_bytes: u64,
+    /// Size of the function's image.
+    pub image_bytes: u64,
+    /// BLAKE3-256 of the function's image.
+    pub image_digest: Digest,
+    /// The function's configuration, free-form.
+    pub config: serde_json::Value,
+}
+
+impl Manifest {
+    pub(crate) fn encode(&self) -> Result<Vec<u8>> {
+        let refused = |reason: String| Error::refused("write the manifest", reason);
+        let mut json = serde_json::to_vec_pretty(self).map_err(|e| refused(e.to_string()))?;
+        json.push(b'\n');
+        if json.len() as u64 > MAX_MANIFEST_BYTES {
+            let bytes = json.len();
+            return Err(refused(format!(
+                "it takes {bytes} bytes of at most {MAX_MANIFEST_BYTES}"
+            )));
+        }
+        Ok(json)
+    }
+
+    /// Parses `json`, whose digest was compared with the state file's, and makes sure that it
+    /// tells of this very snapshot.
+    pub(crate) fn decode(
+        json: &[u8],
+        state_file: &StateFile,
+        function: &FunctionName,
+        id: &SnapshotId,
+        path: &Path,
+    ) -> Result<Self> {
+        let manifest: Self = serde_json::from_slice(json)
+            .map_err(|error| Error::damaged(path, format!("it is not a manifest ({error})")))?;
+        let differs = |what: &str, found: &dyn std::fmt::Display, here: &dyn std::fmt::Display| {
+            Err(Error::damaged(
+                path,
+                format!("it tells of {what} {found}, but this is {here}"),
+            ))
+        };
+        if manifest.function != *function {
+            return differs("function", &manifest.function, function);
+        }
+        if manifest.id != *id {
+            return differs("snapshot", &manifest.id, id);
+        }
+        if manifest.format_version != crate::FORMAT_VERSION {
+            return differs("format", &manifest.format_version, &crate::FORMAT_VERSION);
+        }
+        let header = &state_file.header;
+        if manifest.image_digest != header.image_digest {
+            return differs("image", &manifest.image_digest, &header.image_digest);
+        }
+        for (what, found, here) in [
+            (
+                "memory bytes",
+                manifest.memory_bytes,
+                header.memory_pages * PAGE_BYTES as u64,
+            ),
+            (
+                "data pages",
+                manifest.data_pages,
+                state_file.table.data_pages(),
+            ),
+            ("state bytes", manifest.state_bytes, header.state_bytes),
+            ("image bytes", manifest.image_bytes, header.image_bytes),
+        ] {
+            if found != here {
+                return differs(what, &found, &here);
+            }
+        }
+        Ok(manifest)
+    }
+}

@@ -1,0 +1,50 @@
+//! `snapshot.dms`: the header and the sections that its digest covers.
+
+use std::path::Path;
+
+use crate::header::{HEADER_BYTES, Header};
+use crate::table::MemoryTable;
+use crate::{Digest, Error, Result, files};
+
+/// The content of a `snapshot.dms` whose digests were compared.
+pub(crate) struct StateFile {
+    pub(crate) header: Header,
+    pub(crate) table: MemoryTable,
+    content: Vec<u8>,
+}
+
+impl StateFile {
+    pub(crate) const NAME: &str = "snapshot.dms";
+
+    /// Reads and checks the file `path`.
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        let (file, file_bytes) = files::open(path)?;
+        // The header first: it tells how long the file should be, before anything is allocated.
+        let header_bytes = file_bytes.min(HEADER_BYTES as u64) as usize;
+        let header = Header::decode(&files::read_start(&file, header_bytes, path)?, path)?;
+        files::check_size(path, file_bytes, header.file_bytes())?;
+        let content = files::read_start(&file, file_bytes as usize, path)?;
+        // The header may have changed since it was read: only one reading counts.
+        if Header::decode(&content, path)? != header {
+            return Err(Error::damaged(path, "it changed while it was read"));
+        }
+        let body = &content[HEADER_BYTES..];
+        if Digest::of(body) != header.body_digest {
+            return Err(Error::damaged(
+                path,
+                "its content does not match the digest in its header",
+            ));
+        }
+        let table = MemoryTable::decode(&body[header.state_bytes as usize..], &header, path)?;
+        Ok(Self {
+            header,
+            table,
+            content,
+        })
+    }
+
+    /// The encoded state.
+    pub(crate) fn state(&self) -> &[u8] {
+        &self.content[HEADER_BYTES..HEADER_BYTES + self.header.state_bytes as usize]
+    }
+}

@@ -1,0 +1,280 @@
+//! The store: a folder of functions, each a folder of snapshots.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::files::{self, StoreLock, TempFolder};
+use crate::publish::{Draft, publish, replace_file};
+use crate::snapshot::{Folder, Snapshot};
+use crate::state_file::StateFile;
+use crate::{Error, FunctionName, Manifest, MemoryImage, Result, SnapshotId, WorkingSet};
+
+/// How long a temporary folder must lie untouched and unused before opening a store removes it.
+const LEFTOVER_IDLE: Duration = Duration::from_secs(10 * 60);
+
+/// How often the newest snapshot is looked for again when it is removed while it is opened.
+const OPEN_ATTEMPTS: u32 = 8;
+
+/// A folder of snapshots. Cheap to clone; any number of threads and processes may use the same
+/// folder at the same time.
+#[derive(Clone, Debug)]
+pub struct Store {
+    root: Arc<Path>,
+}
+
+// Servers hand stores and memories to their threads.
+const _: () = {
+    const fn shared_by_threads<T: Send + Sync>() {}
+    shared_by_threads::<Store>();
+    shared_by_threads::<MemoryImage>();
+    shared_by_threads::<Error>();
+};
+
+/// One snapshot in a [list](Store::list).
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Entry {
+    /// The function that the snapshot belongs to.
+    pub function: FunctionName,
+    /// The snapshot's id.
+    pub id: SnapshotId,
+    /// What the snapshot says about itself, or why it cannot be opened.
+    pub manifest: Result<Manifest>,
+}
+
+/// What [`Store::verify`] has found good.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Verified {
+    /// Snapshots of the function.
+    pub snapshots: u64,
+    /// Bytes of memory and images that were read and compared.
+    pub bytes: u64,
+}
+
+impl Store {
+    /// Opens the store in the folder `dir`, which is created if it does not exist. Clears away
+    /// what publishers that died have left there.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the folder can be neither found nor created.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
+        let root = dir.as_ref();
+        files::create_folders(root)?;
+        let store = Self { root: root.into() };
+        // A store that may only be read is still good for reading.
+        let _ = store.clean_leftovers(LEFTOVER_IDLE);
+        Ok(store)
+    }
+
+    /// The store's folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.root
+    }
+
+    /// Publishes a snapshot, which becomes the newest one of `function`. When this returns it is
+    /// on disk; when it fails or the process dies, nothing of it is visible.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when the draft does not fit the format, [`Error::Io`] when reading
+    /// guest memory or writing fails.
+    pub fn publish<S: Serialize>(
+        &self,
+        function: &FunctionName,
+        draft: Draft<'_, S>,
+    ) -> Result<SnapshotId> {
+        publish(self, function, draft)
+    }
+
+    /// Opens the newest snapshot of `function`. Everything but memory and image is verified now,
+    /// these two as they are read.
+    ///
+    /// # Errors
+    /// [`Error::UnknownFunction`] when there is none; [`Error::TooNew`], [`Error::TooOld`],
+    /// [`Error::UnknownCodec`], [`Error::WrongMagic`], [`Error::Damaged`] or [`Error::Decode`]
+    /// when it cannot be used; [`Error::Io`] when it cannot be read.
+    pub fn open_newest<S: DeserializeOwned>(&self, function: &FunctionName) -> Result<Snapshot<S>> {
+        self.newest(function)?.into_snapshot()
+    }
+
+    /// Opens the snapshot `id` of `function`.
+    ///
+    /// # Errors
+    /// [`Error::UnknownSnapshot`] when there is none, otherwise as
+    /// [`open_newest`](Self::open_newest).
+    pub fn open_id<S: DeserializeOwned>(
+        &self,
+        function: &FunctionName,
+        id: &SnapshotId,
+    ) -> Result<Snapshot<S>> {
+        self.folder(function, *id)?.into_snapshot()
+    }
+
+    /// What the newest snapshot of `function` says about itself.
+    ///
+    /// # Errors
+    /// As [`open_newest`](Self::open_newest), but the state is not decoded.
+    pub fn manifest(&self, function: &FunctionName) -> Result<Manifest> {
+        Ok(self.newest(function)?.manifest)
+    }
+
+    /// All snapshots, by function and from old to new. One that cannot be opened has its error in
+    /// its entry.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the store's folder itself cannot be read.
+    pub fn list(&self) -> Result<Vec<Entry>> {
+        let mut functions: Vec<_> = files::names(&self.root)?
+            .iter()
+            .filter_map(|name| FunctionName::new(name).ok())
+            .collect();
+        functions.sort_unstable();
+        let mut entries = Vec::new();
+        for function in functions {
+            for id in self.ids(&function)? {
+                let manifest = match self.folder(&function, id) {
+                    Err(Error::UnknownSnapshot { .. }) => continue, // removed just now
+                    opened => opened.map(|folder| folder.manifest),
+                };
+                entries.push(Entry {
+                    function: function.clone(),
+                    id,
+                    manifest,
+                });
+            }
+        }
+        Ok(entries)
+    }
+
+    /// Removes all snapshots of `function`, at once for whoever looks. Snapshots that are open
+    /// stay usable.
+    ///
+    /// # Errors
+    /// [`Error::UnknownFunction`] when there is none, [`Error::Io`] when the store cannot be
+    /// changed.
+    pub fn remove(&self, function: &FunctionName) -> Result<()> {
+        let lock = StoreLock::acquire(&self.root)?;
+        if self.ids(function)?.is_empty() {
+            return Err(self.unknown(function));
+        }
+        let removed = TempFolder::take(&self.root, &self.function_folder(function))?;
+        files::sync_folder(&self.root)?;
+        drop(lock);
+        // The files themselves are deleted here; what cannot be is cleared away later.
+        drop(removed);
+        Ok(())
+    }
+
+    /// Reads all snapshots of `function` and compares every digest.
+    ///
+    /// # Errors
+    /// [`Error::UnknownFunction`] when there is none; the error of the first that is not good.
+    pub fn verify(&self, function: &FunctionName) -> Result<Verified> {
+        let ids = self.ids(function)?;
+        if ids.is_empty() {
+            return Err(self.unknown(function));
+        }
+        let mut verified = Verified::default();
+        for id in ids {
+            verified.bytes += self.folder(function, id)?.verify()?;
+            verified.snapshots += 1;
+        }
+        Ok(verified)
+    }
+
+    /// Saves the working set of the snapshot `id`, in place of an earlier one.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when it has pages that the snapshot's memory has not, or repeats some;
+    /// [`Error::UnknownSnapshot`], [`Error::Damaged`] or [`Error::Io`] when the snapshot is not
+    /// there, not good, or cannot be written to.
+    pub fn save_working_set(
+        &self,
+        function: &FunctionName,
+        id: &SnapshotId,
+        working_set: &WorkingSet,
+    ) -> Result<()> {
+        // Under the lock the folder is not taken away between the steps.
+        let _lock = StoreLock::acquire(&self.root)?;
+        let folder = self.snapshot_folder(function, *id);
+        let state_file = StateFile::read(&folder.join(StateFile::NAME))
+            .map_err(|error| self.or_unknown(function, *id, error))?;
+        let header = &state_file.header;
+        let content = working_set.encode(header.memory_pages, &header.body_digest)?;
+        replace_file(&self.root, &folder, WorkingSet::NAME, &content)
+    }
+
+    /// Clears away what publishers and removers that died have left: temporary folders that
+    /// nobody has locked and that did not change for `idle`. Tells how many.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the store's folder cannot be read.
+    pub fn clean_leftovers(&self, idle: Duration) -> Result<u64> {
+        files::clean_leftovers(&self.root, idle)
+    }
+
+    pub(crate) fn function_folder(&self, function: &FunctionName) -> PathBuf {
+        self.root.join(function.as_str())
+    }
+
+    fn snapshot_folder(&self, function: &FunctionName, id: SnapshotId) -> PathBuf {
+        self.function_folder(function).join(id.to_string())
+    }
+
+    /// The ids of the function's snapshots, from old to new; none when there is no such folder.
+    pub(crate) fn ids(&self, function: &FunctionName) -> Result<Vec<SnapshotId>> {
+        let folder = self.function_folder(function);
+        if !folder.is_dir() {
+            return Ok(Vec::new());
+        }
+        let names = match files::names(&folder) {
+            Err(error) if error.is_not_found() => return Ok(Vec::new()),
+            names => names?,
+        };
+        let mut ids: Vec<SnapshotId> = names.iter().filter_map(|name| name.parse().ok()).collect();
+        ids.sort_unstable();
+        Ok(ids)
+    }
+
+    fn newest(&self, function: &FunctionName) -> Result<Folder> {
+        for _ in 0..OPEN_ATTEMPTS {
+            let Some(id) = self.ids(function)?.last().copied() else {
+                break;
+            };
+            match self.folder(function, id) {
+                Err(Error::UnknownSnapshot { .. }) => {} // removed just now: there may be a newer
+                opened => return opened,
+            }
+        }
+        Err(self.unknown(function))
+    }
+
+    fn folder(&self, function: &FunctionName, id: SnapshotId) -> Result<Folder> {
+        Folder::open(self.snapshot_folder(function, id), function, id)
+            .map_err(|error| self.or_unknown(function, id, error))
+    }
+
+    /// Tells a snapshot that is not there from one that lacks a file.
+    fn or_unknown(&self, function: &FunctionName, id: SnapshotId, error: Error) -> Error {
+        if error.is_not_found() && !self.snapshot_folder(function, id).exists() {
+            return Error::UnknownSnapshot {
+                function: function.clone(),
+                id,
+                store: self.root.to_path_buf(),
+            };
+        }
+        error
+    }
+
+    fn unknown(&self, function: &FunctionName) -> Error {
+        Error::UnknownFunction {
+            function: function.clone(),
+            store: self.root.to_path_buf(),
+        }
+    }
+}

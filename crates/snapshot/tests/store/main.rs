@@ -1,0 +1,10 @@
+//! The store from outside, on real files; one binary, so that it links once.
+#![allow(
+    clippy::single_range_in_vec_init,
+    reason = "lists of one range are meant"
+)]
+
+mod hostile;
+mod publishing;
+mod round_trip;
+mod support;
