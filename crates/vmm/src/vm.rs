@@ -209,6 +209,8 @@ impl Vm {
             });
         }
         let io = GuestIo::new(state.interface, output, &MachineConfig::default())?;
+        // A kick that was meant for the guest before this one must not end the next run.
+        shell.interrupter.take();
         shell.complete_io()?;
         state.clock.set_tsc(&host, &shell)?;
         state.vcpu.set(&mut shell)?;

@@ -1,0 +1,63 @@
+//! What a user may set.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Limits of a whole pool.
+#[derive(Debug, Clone)]
+pub struct PoolConfig {
+    /// How many invocations may run at once, over all functions.
+    pub max_concurrency: usize,
+    /// How many requests may wait for one function.
+    pub max_queue: usize,
+    /// How long a request may wait before it is refused.
+    pub queue_timeout: Duration,
+    /// How many VM shells are kept ready for each function that is in use.
+    pub shells_ahead: usize,
+}
+
+impl Default for PoolConfig {
+    fn default() -> Self {
+        Self {
+            max_concurrency: 64,
+            max_queue: 256,
+            queue_timeout: Duration::from_secs(10),
+            shells_ahead: 2,
+        }
+    }
+}
+
+/// How one function is booted and run. Stored with its snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FunctionConfig {
+    /// Guest memory. At least 16 MiB, a multiple of 2 MiB.
+    pub memory_bytes: u64,
+    /// How long one invocation may run, milliseconds.
+    pub timeout_ms: u64,
+    /// How long the cold boot may take until the function is ready, milliseconds.
+    pub init_timeout_ms: u64,
+    /// How many invocations of this function may run at once.
+    pub concurrency: usize,
+    /// Guest-physical base address, a multiple of 2 MiB; random where it is not set.
+    pub base: Option<u64>,
+    /// Arguments of the function's `main`, without the program name.
+    pub args: Vec<String>,
+    /// Environment of the function.
+    pub env: Vec<(String, String)>,
+}
+
+impl Default for FunctionConfig {
+    fn default() -> Self {
+        Self {
+            memory_bytes: 64 << 20,
+            timeout_ms: 10_000,
+            init_timeout_ms: 60_000,
+            concurrency: 8,
+            base: None,
+            args: Vec::new(),
+            env: Vec::new(),
+        }
+    }
+}

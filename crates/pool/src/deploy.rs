@@ -1,0 +1,117 @@
+//! Cold boot to snapshot: image → boot → ready → save → publish.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use dormouse_abi::ABI_VERSION;
+use dormouse_snapshot::{Draft, FunctionName, MemoryDraft, SnapshotId, Store};
+use dormouse_vmm::layout::PAGE_BYTES;
+use dormouse_vmm::{GuestImage, MachineConfig, Placement, Shell, Stop, Vm, VmState};
+use serde::{Deserialize, Serialize};
+
+use crate::config::FunctionConfig;
+use crate::console::Tail;
+use crate::error::{Error, Failure};
+use crate::mailbox::{self, MailboxState, Message};
+
+/// What a snapshot's state section holds.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SavedFunction {
+    pub(crate) vm: VmState,
+    pub(crate) mailbox: MailboxState,
+}
+
+/// A finished deployment.
+pub(crate) struct Published {
+    pub(crate) id: SnapshotId,
+    pub(crate) boot_us: u64,
+    pub(crate) snapshot_us: u64,
+}
+
+/// Boots `file`, waits until it is ready, and publishes its snapshot. Blocks for as long as that
+/// takes.
+pub(crate) fn boot_and_publish(
+    store: &Store,
+    name: &FunctionName,
+    file: &[u8],
+    config: &FunctionConfig,
+) -> Result<Published, Error> {
+    let begun = Instant::now();
+    let image = Arc::new(GuestImage::parse(file)?);
+    let machine = MachineConfig {
+        memory_bytes: config.memory_bytes,
+        base: config.base,
+        args: config.args.clone(),
+        env: config.env.clone(),
+        ..MachineConfig::default()
+    };
+    let shell = Shell::new(Placement::choose(&machine, &image)?)?;
+    let console = Tail::default();
+    let mut vm = Vm::boot(shell, &image, &machine, Box::new(console.clone()))?;
+    let limit = Duration::from_millis(config.init_timeout_ms);
+    let stop = vm.run(begun + limit)?;
+    let mailbox = ready(&vm, stop, limit, &console)?;
+    let boot_us = elapsed_us(begun);
+
+    let begun = Instant::now();
+    let symbols = image.symbols(vm.load_address());
+    let state = SavedFunction { vm: vm.save(&symbols)?, mailbox };
+    let ram = vm.shell().ram();
+    let mut read = |first_page: u64, buffer: &mut [u8]| {
+        let address = ram.base() + first_page * PAGE_BYTES;
+        ram.read(address, buffer).map_err(std::io::Error::other)
+    };
+    let profile = state.vm.host();
+    let draft = Draft {
+        created_unix_ms: dormouse_vmm::real_time_unix_ns() / 1_000_000,
+        host: format!("{} {}", profile.vendor, profile.kvm_flavour),
+        config: serde_json::to_value(config)
+            .map_err(|e| Error::internal("storing the configuration")(e.into()))?,
+        state: &state,
+        memory: MemoryDraft {
+            pages: ram.len() / PAGE_BYTES,
+            resident: ram.resident_pages()?,
+            read: &mut read,
+        },
+        image: file,
+    };
+    let id = store.publish(name, draft)?;
+    Ok(Published { id, boot_us, snapshot_us: elapsed_us(begun) })
+}
+
+/// The mailbox of a guest whose first run ended in `stop`, if that means that it is ready.
+fn ready(vm: &Vm, stop: Stop, limit: Duration, console: &Tail) -> Result<MailboxState, Error> {
+    let failed = |failure| Err(Error::Init { failure, console: console.text() });
+    match stop {
+        Stop::Exchange { abi_version, .. } if abi_version != ABI_VERSION => {
+            Err(Error::BadImage {
+                reason: format!(
+                    "it speaks Dormouse ABI version {abi_version}, this host speaks version \
+                     {ABI_VERSION}; build it against the matching dormouse-guest"
+                ),
+            })
+        }
+        Stop::Exchange { mailbox, .. } => match mailbox::take(vm, mailbox) {
+            Ok(Message::Ready(state)) => Ok(state),
+            Ok(Message::InitError(message)) => failed(Failure::Reported { message }),
+            Ok(Message::Answer(_) | Message::Error(_)) => failed(Failure::BadAnswer {
+                reason: "it answered before it was asked".to_owned(),
+            }),
+            Err(failure) => failed(failure),
+        },
+        Stop::Exit(0) => Err(Error::BadImage {
+            reason: "the program ended without serving requests, so it is not a function; run it \
+                     with `dormouse run`"
+                .to_owned(),
+        }),
+        Stop::Exit(code) => failed(Failure::Exited { code }),
+        Stop::Crashed(crash) => failed(Failure::Crashed { reason: crash.reason }),
+        Stop::TimedOut => failed(Failure::TimedOut { limit }),
+        Stop::Interrupted => Err(Error::Draining),
+    }
+}
+
+/// Microseconds since `begun`.
+pub(crate) fn elapsed_us(begun: Instant) -> u64 {
+    u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX)
+}

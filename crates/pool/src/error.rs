@@ -1,0 +1,193 @@
+//! Who failed, and how: [`Failure`] is the function's doing, [`Error`] is everything else.
+
+use std::time::Duration;
+
+/// How a function failed. The instance is thrown away; the next invocation starts from the
+/// snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Failure {
+    /// A CPU exception, a triple fault, an instruction this host cannot run …
+    #[error("the function crashed: {reason}")]
+    Crashed {
+        /// What happened, in one sentence, with address and symbol where they are known.
+        reason: String,
+    },
+    /// The program ended instead of answering: `process::exit`, a panic (code -1) or an abort.
+    #[error("the function exited with code {code} instead of answering")]
+    Exited {
+        /// The exit code.
+        code: i32,
+    },
+    /// It did not answer in time.
+    #[error("the function did not answer within {limit:?}")]
+    TimedOut {
+        /// The limit that applied.
+        limit: Duration,
+    },
+    /// The answer is over a limit or malformed.
+    #[error("the function's answer is not acceptable: {reason}")]
+    BadAnswer {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The handler returned an error.
+    #[error("the function reported an error: {message}")]
+    Reported {
+        /// The function's own words.
+        message: String,
+    },
+}
+
+/// Why an operation of the pool could not be carried out.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No function of this name is deployed.
+    #[error("there is no function named {name:?}; deploy it first")]
+    UnknownFunction {
+        /// The name that was asked for.
+        name: String,
+    },
+    /// An option of a function is out of range.
+    #[error("{option} = {value} is not possible: {reason}")]
+    BadOption {
+        /// The option's name.
+        option: &'static str,
+        /// Its value as given.
+        value: String,
+        /// What is possible.
+        reason: String,
+    },
+    /// The image cannot be run: not an ELF, another machine, not Hermit, truncated …
+    #[error("this image cannot be used: {reason}")]
+    BadImage {
+        /// What is wrong with it and what to do.
+        reason: String,
+    },
+    /// The function failed before it was ready.
+    #[error("the function failed while it started: {failure}")]
+    Init {
+        /// How it failed.
+        failure: Failure,
+        /// The end of its console.
+        console: String,
+    },
+    /// The request is over a limit.
+    #[error("the request's {what} has {bytes} bytes, at most {limit_bytes} are allowed")]
+    RequestTooLarge {
+        /// `body` or `head`.
+        what: &'static str,
+        /// Its size.
+        bytes: u64,
+        /// The limit.
+        limit_bytes: u64,
+    },
+    /// Too many requests wait for this function.
+    #[error("{waiting} requests wait for {name:?} already; try again in {retry_after:?}")]
+    QueueFull {
+        /// The function.
+        name: String,
+        /// How many wait.
+        waiting: usize,
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// The request waited for the whole of its queue time.
+    #[error("no instance of {name:?} became free within {waited:?}; try again later")]
+    QueueTimeout {
+        /// The function.
+        name: String,
+        /// How long it waited.
+        waited: Duration,
+    },
+    /// The pool is shutting down.
+    #[error("the server is shutting down; try again elsewhere")]
+    Draining,
+    /// This host cannot do it: no KVM, no userfaultfd, a snapshot of another kind of host …
+    #[error("{reason}")]
+    Host {
+        /// What is missing and what to do.
+        reason: String,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(dormouse_snapshot::Error),
+    /// Something in Dormouse or in the host's kernel failed.
+    #[error("internal error: {operation}: {reason}")]
+    Internal {
+        /// What was being done.
+        operation: &'static str,
+        /// What the system said.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// Wraps an error that no caller can do anything about.
+    pub(crate) fn internal(
+        operation: &'static str,
+    ) -> impl FnOnce(Box<dyn std::error::Error + Send + Sync>) -> Self {
+        move |e| Self::Internal { operation, reason: e.to_string() }
+    }
+
+    /// True where a snapshot cannot be used on this host although nothing is wrong with it.
+    pub(crate) fn is_not_restorable(&self) -> bool {
+        matches!(self, Self::Host { .. })
+    }
+}
+
+impl From<dormouse_snapshot::Error> for Error {
+    fn from(error: dormouse_snapshot::Error) -> Self {
+        use dormouse_snapshot::Error as Store;
+        match error {
+            Store::InvalidName { name, reason } => {
+                Self::BadOption { option: "name", value: format!("{name:?}"), reason: reason.to_string() }
+            }
+            Store::UnknownFunction { function, .. } => {
+                Self::UnknownFunction { name: function.to_string() }
+            }
+            other => Self::Store(other),
+        }
+    }
+}
+
+impl From<dormouse_vmm::Error> for Error {
+    fn from(error: dormouse_vmm::Error) -> Self {
+        use dormouse_vmm::Error as Vmm;
+        let reason = error.to_string();
+        match error {
+            Vmm::Image { reason } => Self::BadImage { reason },
+            Vmm::NotSavable { .. } => Self::BadImage { reason },
+            Vmm::MemorySize { memory_bytes, reason } => {
+                Self::BadOption { option: "memory", value: format!("{memory_bytes} bytes"), reason }
+            }
+            Vmm::ImageTooLarge { memory_bytes, .. } => {
+                Self::BadOption { option: "memory", value: format!("{memory_bytes} bytes"), reason }
+            }
+            Vmm::OutOfTableFrames { length_bytes, .. } => {
+                Self::BadOption { option: "memory", value: format!("{length_bytes} bytes"), reason }
+            }
+            Vmm::BaseUnaligned { base } | Vmm::BaseTooHigh { base, .. } => {
+                Self::BadOption { option: "base", value: format!("{base:#x}"), reason }
+            }
+            Vmm::Argument { what, value, .. } => Self::BadOption { option: what, value, reason },
+            Vmm::ArgumentsTooLarge { bytes, .. } => {
+                Self::BadOption { option: "args", value: format!("{bytes} bytes"), reason }
+            }
+            Vmm::NoKvm { reason } => Self::Host { reason },
+            Vmm::NotRestorable { .. } => Self::Host { reason },
+            _ => Self::Internal { operation: "running a virtual machine", reason },
+        }
+    }
+}
+
+impl From<dormouse_pager::Error> for Error {
+    fn from(error: dormouse_pager::Error) -> Self {
+        let reason = error.to_string();
+        match error {
+            dormouse_pager::Error::Unavailable { .. } => Self::Host { reason },
+            _ => Self::Internal { operation: "paging guest memory", reason },
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! Messages into and out of a guest's mailbox (see [`dormouse_abi`]).
+//!
+//! The guest's side is hostile: the header is copied once and checked, every length is bounded
+//! before it is used, and addresses are translated through the guest's own tables.
+
+use bytes::Bytes;
+use dormouse_abi::{
+    HEADER_BYTES, HeadReader, HeadWriter, Header, INLINE_BYTES, Kind, Location, MAILBOX_BYTES,
+    MAX_BODY_BYTES, MAX_HEAD_BYTES, field_bytes,
+};
+use dormouse_vmm::Vm;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Failure};
+use crate::message::{Answer, Request};
+
+/// Where a ready guest takes its messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MailboxState {
+    /// Guest-virtual address of the mailbox page.
+    address: u64,
+    /// Guest-virtual address of the buffer for large requests.
+    request_buffer: u64,
+}
+
+/// What a clone is told beside its request.
+pub(crate) struct Envelope {
+    pub(crate) request_id: u64,
+    pub(crate) generation: u64,
+    pub(crate) real_time_unix_ns: u64,
+    pub(crate) deadline_unix_ns: u64,
+    pub(crate) entropy: [u8; 32],
+}
+
+/// What a guest said with an exchange.
+pub(crate) enum Message {
+    Ready(MailboxState),
+    Answer(Answer),
+    InitError(String),
+    Error(String),
+}
+
+/// A request in its encoded form, checked against the limits.
+pub(crate) struct Encoded {
+    head: Vec<u8>,
+    body: Bytes,
+}
+
+impl Encoded {
+    /// Encodes a request.
+    ///
+    /// # Errors
+    /// [`Error::RequestTooLarge`].
+    pub(crate) fn new(request: &Request) -> Result<Self, Error> {
+        let too_large = |what, bytes: usize, limit: usize| {
+            Err(Error::RequestTooLarge { what, bytes: bytes as u64, limit_bytes: limit as u64 })
+        };
+        if request.body.len() > MAX_BODY_BYTES {
+            return too_large("body", request.body.len(), MAX_BODY_BYTES);
+        }
+        let fields = || {
+            [request.method.as_bytes(), request.target.as_bytes()]
+                .into_iter()
+                .chain(request.headers.iter().flat_map(|(name, value)| [&name[..], &value[..]]))
+        };
+        let head_bytes: usize = fields().map(field_bytes).sum();
+        if head_bytes > MAX_HEAD_BYTES {
+            return too_large("head", head_bytes, MAX_HEAD_BYTES);
+        }
+        let mut head = vec![0; head_bytes];
+        let mut writer = HeadWriter::new(&mut head);
+        for field in fields() {
+            writer.put(field).map_err(|_| Error::Internal {
+                operation: "encoding a request",
+                reason: "its head is larger than computed".to_owned(),
+            })?;
+        }
+        Ok(Self { head, body: request.body.clone() })
+    }
+}
+
+impl MailboxState {
+    /// Writes a request for a guest that waits in its exchange.
+    ///
+    /// # Errors
+    /// Where the guest's buffers are not mapped: its snapshot is damaged.
+    pub(crate) fn put(
+        &self,
+        vm: &Vm,
+        request: &Encoded,
+        envelope: &Envelope,
+    ) -> Result<(), dormouse_vmm::Error> {
+        let mut page = [0; MAILBOX_BYTES];
+        let mut bytes = [0; HEADER_BYTES];
+        vm.read_virtual(self.address, &mut bytes)?;
+        let mut header = Header::decode(&bytes);
+
+        let length = request.head.len() + request.body.len();
+        let used = if length <= INLINE_BYTES {
+            let (head, body) = page[HEADER_BYTES..][..length].split_at_mut(request.head.len());
+            head.copy_from_slice(&request.head);
+            body.copy_from_slice(&request.body);
+            header.request_location = Location::Inline as u32;
+            HEADER_BYTES + length
+        } else {
+            vm.write_virtual(self.request_buffer, &request.head)?;
+            let body_address = self.request_buffer.wrapping_add(request.head.len() as u64);
+            vm.write_virtual(body_address, &request.body)?;
+            header.request_location = Location::Buffer as u32;
+            HEADER_BYTES
+        };
+        header.request_head_bytes = request.head.len() as u32;
+        header.request_body_bytes = request.body.len() as u64;
+        header.request_id = envelope.request_id;
+        header.generation = envelope.generation;
+        header.real_time_unix_ns = envelope.real_time_unix_ns;
+        header.deadline_unix_ns = envelope.deadline_unix_ns;
+        header.entropy = envelope.entropy;
+        page[..HEADER_BYTES].copy_from_slice(&header.encode());
+        vm.write_virtual(self.address, &page[..used])
+    }
+}
+
+/// Reads what a guest says with the exchange that it just made with the mailbox at `address`.
+///
+/// # Errors
+/// [`Failure::BadAnswer`] for anything that the ABI does not allow.
+pub(crate) fn take(vm: &Vm, address: u64) -> Result<Message, Failure> {
+    if !address.is_multiple_of(MAILBOX_BYTES as u64) {
+        return Err(bad(format!("its mailbox at {address:#x} is not page aligned")));
+    }
+    let mut page = [0; MAILBOX_BYTES];
+    vm.read_virtual(address, &mut page).map_err(|e| bad(format!("its mailbox: {e}")))?;
+    let header = page.first_chunk().map(Header::decode).unwrap_or_default();
+    header.check_registration().map_err(|e| bad(e.to_string()))?;
+    let kind = header.check_message().map_err(|e| bad(e.to_string()))?;
+    if kind == Kind::Ready {
+        return Ok(Message::Ready(MailboxState {
+            address,
+            request_buffer: header.request_buffer_address,
+        }));
+    }
+    let fetch = |what: &str, at: u64, len: u64| {
+        // `check_message` bounded the length.
+        let len = len as usize;
+        let offset = at.wrapping_sub(address);
+        let inline = usize::try_from(offset)
+            .ok()
+            .and_then(|offset| page.get(offset..offset.checked_add(len)?));
+        if let Some(inline) = inline {
+            return Ok(Bytes::copy_from_slice(inline));
+        }
+        let mut bytes = vec![0; len];
+        vm.read_virtual(at, &mut bytes).map_err(|e| bad(format!("its {what}: {e}")))?;
+        Ok(Bytes::from(bytes))
+    };
+    let body = fetch("body", header.answer_body_address, header.answer_body_bytes)?;
+    let text = || String::from_utf8_lossy(&body).into_owned();
+    match kind {
+        Kind::Ready | Kind::Answer => {}
+        Kind::InitError => return Ok(Message::InitError(text())),
+        Kind::Error => return Ok(Message::Error(text())),
+    }
+    let head = fetch("headers", header.answer_head_address, header.answer_head_bytes)?;
+    let mut fields = HeadReader::new(&head);
+    let mut headers = Vec::new();
+    while let Some(name) = fields.next() {
+        let value = fields.next().ok_or_else(|| bad("a header has no value".to_owned()))?;
+        headers.push((head.slice_ref(name), head.slice_ref(value)));
+    }
+    if !fields.is_complete() {
+        return Err(bad("its headers are cut off".to_owned()));
+    }
+    let status = u16::try_from(header.status).map_err(|e| bad(e.to_string()))?;
+    Ok(Message::Answer(Answer { status, headers, body }))
+}
+
+fn bad(reason: String) -> Failure {
+    Failure::BadAnswer { reason }
+}

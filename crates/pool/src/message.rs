@@ -1,0 +1,85 @@
+//! What goes into an invocation and what comes out of it.
+
+use bytes::Bytes;
+
+use crate::Failure;
+
+/// One header: name and value. Values need not be UTF-8.
+pub type Header = (Bytes, Bytes);
+
+/// A request to a function.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    /// The HTTP method, for example `GET`.
+    pub method: String,
+    /// Path and query as the function sees them, for example `/a/b?c=d`.
+    pub target: String,
+    /// The headers, in order.
+    pub headers: Vec<Header>,
+    /// The body, at most [`dormouse_abi::MAX_BODY_BYTES`].
+    pub body: Bytes,
+}
+
+/// A function's answer.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// The HTTP status, 200–599.
+    pub status: u16,
+    /// The headers, in order.
+    pub headers: Vec<Header>,
+    /// The body, at most [`dormouse_abi::MAX_BODY_BYTES`].
+    pub body: Bytes,
+}
+
+/// How the instance that served a request came to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartType {
+    /// Booted from the image for this request.
+    Cold,
+    /// Restored from the snapshot for this request.
+    Restored,
+    /// Rolled back to the snapshot after the request before.
+    RolledBack,
+}
+
+impl StartType {
+    /// The word of the `X-Start-Type` header: `cold`, `restored` or `rolled-back`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cold => "cold",
+            Self::Restored => "restored",
+            Self::RolledBack => "rolled-back",
+        }
+    }
+}
+
+/// Where the time of one invocation went, and its page faults.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Timings {
+    /// From the request's arrival to an instance in hand.
+    pub queue_us: u64,
+    /// Making the instance: memory attached, working set replayed, state set, clocks fixed.
+    pub restore_us: u64,
+    /// From the first `KVM_RUN` to the answer's exit; includes the time spent on page faults.
+    pub run_us: u64,
+    /// Time the pager spent on page faults during the run.
+    pub fault_us: u64,
+    /// Page faults that the pager served during the run.
+    pub faults: u64,
+    /// Pages that the working set put in before the run.
+    pub replayed_pages: u64,
+}
+
+/// What an invocation came to.
+#[derive(Debug)]
+pub struct Outcome {
+    /// How the instance came to be.
+    pub start: StartType,
+    /// Where the time went.
+    pub timings: Timings,
+    /// The function's answer, or how it failed.
+    pub result: Result<Answer, Failure>,
+    /// The end of what the guest wrote to its console and stderr/stdout during this invocation.
+    pub console: String,
+}
