@@ -1,1 +1,63 @@
-//! Stub.
+//! Puts snapshot pages under a running guest, and records and replays working sets.
+//!
+//! ```text
+//!  pager     the face: attach, detach, touched, populate          (caller's thread)
+//!    │
+//!  handler   one thread per pager: wait, read events, serve them  (its own thread)
+//!    │
+//!  session   carries fills out on the attached range; replay      (whoever holds the lock)
+//!    ├── faults   pure: which pages does a fault at page p bring in, and how
+//!    └── fd       userfaultfd and pagemap ioctls       (unsafe)
+//!        mapping  what lies under the guest's range    (unsafe)
+//! ```
+//!
+//! A pager belongs to one VM shell and outlives many snapshots. Its descriptor and its thread are
+//! made once; an attach is one `mmap`, one registration and the replay.
+//!
+//! # The life of a range
+//!
+//! ```text
+//!            attach                            detach
+//!  blank ──────────────► snapshot, registered ────────► blank
+//!    ▲                     │    ▲      │
+//!    │                     └────┘      │ populate, or the handler died
+//!    │                     attach      ▼
+//!    └──────────────────────────── snapshot, not registered
+//! ```
+//!
+//! *Blank* is anonymous zero memory: reading a detached guest is harmless and shows nothing.
+//!
+//! # Invariant: no event outlives its mapping
+//!
+//! The session lock is held by the handler from *reading* an event until it is served, and by
+//! attach and detach from before the mapping changes until its waiters are woken (waking takes a
+//! waiter's message out of the kernel's queue). So an event that was raised on one mapping is never
+//! served on the next one. The guest does not run during attach and detach; other readers of the
+//! range may, and then see the old or the new content, never a mixture within one page.
+
+#![deny(unsafe_code)]
+
+mod error;
+mod faults;
+#[allow(unsafe_code)]
+mod fd;
+mod handler;
+#[allow(unsafe_code)]
+mod mapping;
+mod pager;
+mod plan;
+mod ranges;
+mod session;
+mod source;
+mod stats;
+mod support;
+
+pub use error::Error;
+pub use pager::{OnError, Pager, PagerConfig, Touched};
+pub use plan::{Policy, WorkingSetPlan};
+pub use source::{ReadPages, Source};
+pub use stats::{AttachStats, Stats};
+pub use support::{Feature, HostSupport, probe};
+
+/// Size of the pages that this crate counts in, in bytes.
+pub const PAGE_BYTES: u64 = 4096;
