@@ -55,7 +55,10 @@ pub(crate) fn boot_and_publish(
 
     let begun = Instant::now();
     let symbols = image.symbols(vm.load_address());
-    let state = SavedFunction { vm: vm.save(&symbols)?, mailbox };
+    let state = SavedFunction {
+        vm: vm.save(&symbols)?,
+        mailbox,
+    };
     let ram = vm.shell().ram();
     let mut read = |first_page: u64, buffer: &mut [u8]| {
         let address = ram.base() + first_page * PAGE_BYTES;
@@ -76,21 +79,28 @@ pub(crate) fn boot_and_publish(
         image: file,
     };
     let id = store.publish(name, draft)?;
-    Ok(Published { id, boot_us, snapshot_us: elapsed_us(begun) })
+    Ok(Published {
+        id,
+        boot_us,
+        snapshot_us: elapsed_us(begun),
+    })
 }
 
 /// The mailbox of a guest whose first run ended in `stop`, if that means that it is ready.
 fn ready(vm: &Vm, stop: Stop, limit: Duration, console: &Tail) -> Result<MailboxState, Error> {
-    let failed = |failure| Err(Error::Init { failure, console: console.text() });
+    let failed = |failure| {
+        Err(Error::Init {
+            failure,
+            console: console.text(),
+        })
+    };
     match stop {
-        Stop::Exchange { abi_version, .. } if abi_version != ABI_VERSION => {
-            Err(Error::BadImage {
-                reason: format!(
-                    "it speaks Dormouse ABI version {abi_version}, this host speaks version \
+        Stop::Exchange { abi_version, .. } if abi_version != ABI_VERSION => Err(Error::BadImage {
+            reason: format!(
+                "it speaks Dormouse ABI version {abi_version}, this host speaks version \
                      {ABI_VERSION}; build it against the matching dormouse-guest"
-                ),
-            })
-        }
+            ),
+        }),
         Stop::Exchange { mailbox, .. } => match mailbox::take(vm, mailbox) {
             Ok(Message::Ready(state)) => Ok(state),
             Ok(Message::InitError(message)) => failed(Failure::Reported { message }),
@@ -105,7 +115,9 @@ fn ready(vm: &Vm, stop: Stop, limit: Duration, console: &Tail) -> Result<Mailbox
                 .to_owned(),
         }),
         Stop::Exit(code) => failed(Failure::Exited { code }),
-        Stop::Crashed(crash) => failed(Failure::Crashed { reason: crash.reason }),
+        Stop::Crashed(crash) => failed(Failure::Crashed {
+            reason: crash.reason,
+        }),
         Stop::TimedOut => failed(Failure::TimedOut { limit }),
         Stop::Interrupted => Err(Error::Draining),
     }

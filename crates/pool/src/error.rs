@@ -128,7 +128,10 @@ impl Error {
     pub(crate) fn internal(
         operation: &'static str,
     ) -> impl FnOnce(Box<dyn std::error::Error + Send + Sync>) -> Self {
-        move |e| Self::Internal { operation, reason: e.to_string() }
+        move |e| Self::Internal {
+            operation,
+            reason: e.to_string(),
+        }
     }
 
     /// True where a snapshot cannot be used on this host although nothing is wrong with it.
@@ -141,12 +144,14 @@ impl From<dormouse_snapshot::Error> for Error {
     fn from(error: dormouse_snapshot::Error) -> Self {
         use dormouse_snapshot::Error as Store;
         match error {
-            Store::InvalidName { name, reason } => {
-                Self::BadOption { option: "name", value: format!("{name:?}"), reason: reason.to_string() }
-            }
-            Store::UnknownFunction { function, .. } => {
-                Self::UnknownFunction { name: function.to_string() }
-            }
+            Store::InvalidName { name, reason } => Self::BadOption {
+                option: "name",
+                value: format!("{name:?}"),
+                reason: reason.to_string(),
+            },
+            Store::UnknownFunction { function, .. } => Self::UnknownFunction {
+                name: function.to_string(),
+            },
             other => Self::Store(other),
         }
     }
@@ -159,25 +164,45 @@ impl From<dormouse_vmm::Error> for Error {
         match error {
             Vmm::Image { reason } => Self::BadImage { reason },
             Vmm::NotSavable { .. } => Self::BadImage { reason },
-            Vmm::MemorySize { memory_bytes, reason } => {
-                Self::BadOption { option: "memory", value: format!("{memory_bytes} bytes"), reason }
-            }
-            Vmm::ImageTooLarge { memory_bytes, .. } => {
-                Self::BadOption { option: "memory", value: format!("{memory_bytes} bytes"), reason }
-            }
-            Vmm::OutOfTableFrames { length_bytes, .. } => {
-                Self::BadOption { option: "memory", value: format!("{length_bytes} bytes"), reason }
-            }
-            Vmm::BaseUnaligned { base } | Vmm::BaseTooHigh { base, .. } => {
-                Self::BadOption { option: "base", value: format!("{base:#x}"), reason }
-            }
-            Vmm::Argument { what, value, .. } => Self::BadOption { option: what, value, reason },
-            Vmm::ArgumentsTooLarge { bytes, .. } => {
-                Self::BadOption { option: "args", value: format!("{bytes} bytes"), reason }
-            }
+            Vmm::MemorySize {
+                memory_bytes,
+                reason,
+            } => Self::BadOption {
+                option: "memory",
+                value: format!("{memory_bytes} bytes"),
+                reason,
+            },
+            Vmm::ImageTooLarge { memory_bytes, .. } => Self::BadOption {
+                option: "memory",
+                value: format!("{memory_bytes} bytes"),
+                reason,
+            },
+            Vmm::OutOfTableFrames { length_bytes, .. } => Self::BadOption {
+                option: "memory",
+                value: format!("{length_bytes} bytes"),
+                reason,
+            },
+            Vmm::BaseUnaligned { base } | Vmm::BaseTooHigh { base, .. } => Self::BadOption {
+                option: "base",
+                value: format!("{base:#x}"),
+                reason,
+            },
+            Vmm::Argument { what, value, .. } => Self::BadOption {
+                option: what,
+                value,
+                reason,
+            },
+            Vmm::ArgumentsTooLarge { bytes, .. } => Self::BadOption {
+                option: "args",
+                value: format!("{bytes} bytes"),
+                reason,
+            },
             Vmm::NoKvm { reason } => Self::Host { reason },
             Vmm::NotRestorable { .. } => Self::Host { reason },
-            _ => Self::Internal { operation: "running a virtual machine", reason },
+            _ => Self::Internal {
+                operation: "running a virtual machine",
+                reason,
+            },
         }
     }
 }
@@ -187,7 +212,10 @@ impl From<dormouse_pager::Error> for Error {
         let reason = error.to_string();
         match error {
             dormouse_pager::Error::Unavailable { .. } => Self::Host { reason },
-            _ => Self::Internal { operation: "paging guest memory", reason },
+            _ => Self::Internal {
+                operation: "paging guest memory",
+                reason,
+            },
         }
     }
 }

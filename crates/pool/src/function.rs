@@ -49,7 +49,10 @@ enum Learning {
     /// This many recorded runs are missing; so far they touched these pages.
     Recording { missing: u32, touched: WorkingSet },
     /// Known, and replayed.
-    Known { pages: u64, plan: Arc<WorkingSetPlan> },
+    Known {
+        pages: u64,
+        plan: Arc<WorkingSetPlan>,
+    },
 }
 
 #[derive(Default)]
@@ -89,22 +92,30 @@ impl Function {
 
         let memory = Arc::new(snapshot.memory);
         let data: Arc<[_]> = memory.data().into();
-        let source = if memory.data_pages() * dormouse_snapshot::PAGE_BYTES as u64
-            <= RESIDENT_LIMIT_BYTES
-        {
-            Source::shared(Arc::new(memory.load()?), memory.pages(), data)?
-        } else {
-            let file = Arc::clone(&memory);
-            let read = move |page: u64, buffer: &mut [u8]| {
-                file.read_verified(page, buffer).map_err(std::io::Error::other)
+        let source =
+            if memory.data_pages() * dormouse_snapshot::PAGE_BYTES as u64 <= RESIDENT_LIMIT_BYTES {
+                Source::shared(Arc::new(memory.load()?), memory.pages(), data)?
+            } else {
+                let file = Arc::clone(&memory);
+                let read = move |page: u64, buffer: &mut [u8]| {
+                    file.read_verified(page, buffer)
+                        .map_err(std::io::Error::other)
+                };
+                Source::not_local(memory.pages(), data, Arc::new(read))?
             };
-            Source::not_local(memory.pages(), data, Arc::new(read))?
-        };
         let working_set = match &snapshot.working_set {
             Some(known) => Learning::known(&source, known)?,
-            None => Learning::Recording { missing: RECORDED_RUNS, touched: WorkingSet::default() },
+            None => Learning::Recording {
+                missing: RECORDED_RUNS,
+                touched: WorkingSet::default(),
+            },
         };
-        let namer = namer(store.clone(), name.clone(), snapshot.id, snapshot.state.vm.load_address());
+        let namer = namer(
+            store.clone(),
+            name.clone(),
+            snapshot.id,
+            snapshot.state.vm.load_address(),
+        );
         let function = Arc::new(Self {
             name: name.clone(),
             store: store.clone(),
@@ -199,7 +210,9 @@ impl Function {
             run.written.into_iter().flatten(),
         );
         let mut learning = lock(&self.working_set);
-        let Learning::Recording { missing, touched } = &mut *learning else { return };
+        let Learning::Recording { missing, touched } = &mut *learning else {
+            return;
+        };
         *touched = touched.union(&run);
         *missing = missing.saturating_sub(1);
         if *missing > 0 {
@@ -261,7 +274,10 @@ impl Function {
 
     pub(crate) fn stats(&self) -> FunctionStats {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let running = self.config.concurrency.saturating_sub(self.permits.available_permits());
+        let running = self
+            .config
+            .concurrency
+            .saturating_sub(self.permits.available_permits());
         FunctionStats {
             invocations: get(&self.counters.invocations),
             failures: get(&self.counters.failures),
@@ -281,7 +297,10 @@ impl Learning {
         let read = dormouse_snapshot::merge_ranges(&set.read, READ_GAP_PAGES);
         let written = dormouse_snapshot::merge_ranges(&set.written, WRITE_GAP_PAGES);
         let plan = WorkingSetPlan::new(source, &read, &written)?;
-        Ok(Self::Known { pages: set.pages(), plan: Arc::new(plan) })
+        Ok(Self::Known {
+            pages: set.pages(),
+            plan: Arc::new(plan),
+        })
     }
 }
 
@@ -298,7 +317,9 @@ fn namer(
             let snapshot = store.open_id::<SavedFunction>(&name, &id).ok();
             let file = snapshot.and_then(|snapshot| snapshot.image().ok());
             let image = file.and_then(|file| GuestImage::parse(&file).ok());
-            image.map(|image| image.symbols(load_address)).unwrap_or_default()
+            image
+                .map(|image| image.symbols(load_address))
+                .unwrap_or_default()
         });
         symbols.name(address)
     })

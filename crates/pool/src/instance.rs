@@ -79,7 +79,14 @@ impl Instance {
         let (reply, answer) = oneshot::channel();
         let jobs = self.jobs.clone();
         // Should the thread be gone, the job is dropped here and with it the reply's sender.
-        let _ = jobs.send(Job { request, start, arrival, reply, permits, instance: self });
+        let _ = jobs.send(Job {
+            request,
+            start,
+            arrival,
+            reply,
+            permits,
+            instance: self,
+        });
         answer
     }
 }
@@ -93,7 +100,9 @@ struct Machine {
 
 /// The thread: build, then serve until the last handle is gone or an instance is retired.
 fn serve(function: &Weak<Function>, inbox: &mpsc::Receiver<Job>) {
-    let Some(built) = function.upgrade().map(|function| Machine::build(&function)) else { return };
+    let Some(built) = function.upgrade().map(|function| Machine::build(&function)) else {
+        return;
+    };
     let mut machine = match built {
         Ok(machine) => machine,
         Err(error) => {
@@ -105,14 +114,21 @@ fn serve(function: &Weak<Function>, inbox: &mpsc::Receiver<Job>) {
         }
     };
     while let Ok(job) = inbox.recv() {
-        let Some(function) = function.upgrade() else { return };
+        let Some(function) = function.upgrade() else {
+            return;
+        };
         let queue_us = elapsed_us(job.arrival);
         let outcome = machine.invoke(&function, &job, queue_us);
-        let is_healthy = outcome.as_ref().is_ok_and(|outcome| {
-            matches!(outcome.result, Ok(_) | Err(Failure::Reported { .. }))
-        });
+        let is_healthy = outcome
+            .as_ref()
+            .is_ok_and(|outcome| matches!(outcome.result, Ok(_) | Err(Failure::Reported { .. })));
         function.record(&outcome);
-        let Job { reply, permits, instance, .. } = job;
+        let Job {
+            reply,
+            permits,
+            instance,
+            ..
+        } = job;
         if is_healthy && machine.pager.is_alive() {
             // Parked before the permits are back: who gets one finds an instance.
             function.park(instance);
@@ -138,16 +154,14 @@ impl Machine {
             on_error: Some(Arc::new(move || interrupter.interrupt())),
             ..PagerConfig::default()
         })?;
-        Ok(Self { shell: Some(shell), pager })
+        Ok(Self {
+            shell: Some(shell),
+            pager,
+        })
     }
 
     /// Restores the snapshot, runs the guest on the request, and says what came of it.
-    fn invoke(
-        &mut self,
-        function: &Function,
-        job: &Job,
-        queue_us: u64,
-    ) -> Result<Outcome, Error> {
+    fn invoke(&mut self, function: &Function, job: &Job, queue_us: u64) -> Result<Outcome, Error> {
         let shell = self.shell.take().ok_or_else(|| Error::Internal {
             operation: "restoring",
             reason: "the instance lost its shell in the invocation before".to_owned(),
@@ -156,10 +170,16 @@ impl Machine {
         let begun = Instant::now();
         function.wait_until_unique();
         let policy = function.policy();
-        let attached = self.pager.attach(shell.ram().region(), function.source(), &policy)?;
+        let attached = self
+            .pager
+            .attach(shell.ram().region(), function.source(), &policy)?;
         let state = function.state();
-        let mut vm =
-            Vm::restore(shell, &state.vm, Box::new(console.clone()), function.namer())?;
+        let mut vm = Vm::restore(
+            shell,
+            &state.vm,
+            Box::new(console.clone()),
+            function.namer(),
+        )?;
         let limit = function.timeout();
         let envelope = envelope(limit)?;
         state.mailbox.put(&vm, &job.request, &envelope)?;
@@ -206,7 +226,9 @@ fn answer(vm: &Vm, stop: Stop, limit: Duration) -> Result<Result<Answer, Failure
             Err(failure) => failure,
         },
         Stop::Exit(code) => Failure::Exited { code },
-        Stop::Crashed(crash) => Failure::Crashed { reason: crash.reason },
+        Stop::Crashed(crash) => Failure::Crashed {
+            reason: crash.reason,
+        },
         Stop::TimedOut => Failure::TimedOut { limit },
         Stop::Interrupted => {
             return Err(Error::Internal {

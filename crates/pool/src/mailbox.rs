@@ -53,7 +53,11 @@ impl Encoded {
     /// [`Error::RequestTooLarge`].
     pub(crate) fn new(request: &Request) -> Result<Self, Error> {
         let too_large = |what, bytes: usize, limit: usize| {
-            Err(Error::RequestTooLarge { what, bytes: bytes as u64, limit_bytes: limit as u64 })
+            Err(Error::RequestTooLarge {
+                what,
+                bytes: bytes as u64,
+                limit_bytes: limit as u64,
+            })
         };
         if request.body.len() > MAX_BODY_BYTES {
             return too_large("body", request.body.len(), MAX_BODY_BYTES);
@@ -61,7 +65,12 @@ impl Encoded {
         let fields = || {
             [request.method.as_bytes(), request.target.as_bytes()]
                 .into_iter()
-                .chain(request.headers.iter().flat_map(|(name, value)| [&name[..], &value[..]]))
+                .chain(
+                    request
+                        .headers
+                        .iter()
+                        .flat_map(|(name, value)| [&name[..], &value[..]]),
+                )
         };
         let head_bytes: usize = fields().map(field_bytes).sum();
         if head_bytes > MAX_HEAD_BYTES {
@@ -75,7 +84,10 @@ impl Encoded {
                 reason: "its head is larger than computed".to_owned(),
             })?;
         }
-        Ok(Self { head, body: request.body.clone() })
+        Ok(Self {
+            head,
+            body: request.body.clone(),
+        })
     }
 }
 
@@ -127,12 +139,17 @@ impl MailboxState {
 /// [`Failure::BadAnswer`] for anything that the ABI does not allow.
 pub(crate) fn take(vm: &Vm, address: u64) -> Result<Message, Failure> {
     if !address.is_multiple_of(MAILBOX_BYTES as u64) {
-        return Err(bad(format!("its mailbox at {address:#x} is not page aligned")));
+        return Err(bad(format!(
+            "its mailbox at {address:#x} is not page aligned"
+        )));
     }
     let mut page = [0; MAILBOX_BYTES];
-    vm.read_virtual(address, &mut page).map_err(|e| bad(format!("its mailbox: {e}")))?;
+    vm.read_virtual(address, &mut page)
+        .map_err(|e| bad(format!("its mailbox: {e}")))?;
     let header = page.first_chunk().map(Header::decode).unwrap_or_default();
-    header.check_registration().map_err(|e| bad(e.to_string()))?;
+    header
+        .check_registration()
+        .map_err(|e| bad(e.to_string()))?;
     let kind = header.check_message().map_err(|e| bad(e.to_string()))?;
     if kind == Kind::Ready {
         return Ok(Message::Ready(MailboxState {
@@ -151,7 +168,8 @@ pub(crate) fn take(vm: &Vm, address: u64) -> Result<Message, Failure> {
             return Ok(Bytes::copy_from_slice(inline));
         }
         let mut bytes = vec![0; len];
-        vm.read_virtual(at, &mut bytes).map_err(|e| bad(format!("its {what}: {e}")))?;
+        vm.read_virtual(at, &mut bytes)
+            .map_err(|e| bad(format!("its {what}: {e}")))?;
         Ok(Bytes::from(bytes))
     };
     let body = fetch("body", header.answer_body_address, header.answer_body_bytes)?;
@@ -161,18 +179,28 @@ pub(crate) fn take(vm: &Vm, address: u64) -> Result<Message, Failure> {
         Kind::InitError => return Ok(Message::InitError(text())),
         Kind::Error => return Ok(Message::Error(text())),
     }
-    let head = fetch("headers", header.answer_head_address, header.answer_head_bytes)?;
+    let head = fetch(
+        "headers",
+        header.answer_head_address,
+        header.answer_head_bytes,
+    )?;
     let mut fields = HeadReader::new(&head);
     let mut headers = Vec::new();
     while let Some(name) = fields.next() {
-        let value = fields.next().ok_or_else(|| bad("a header has no value".to_owned()))?;
+        let value = fields
+            .next()
+            .ok_or_else(|| bad("a header has no value".to_owned()))?;
         headers.push((head.slice_ref(name), head.slice_ref(value)));
     }
     if !fields.is_complete() {
         return Err(bad("its headers are cut off".to_owned()));
     }
     let status = u16::try_from(header.status).map_err(|e| bad(e.to_string()))?;
-    Ok(Message::Answer(Answer { status, headers, body }))
+    Ok(Message::Answer(Answer {
+        status,
+        headers,
+        body,
+    }))
 }
 
 fn bad(reason: String) -> Failure {

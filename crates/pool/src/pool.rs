@@ -47,13 +47,17 @@ pub struct Lease {
 
 impl std::fmt::Debug for Pool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pool").field("store", &self.inner.store).finish_non_exhaustive()
+        f.debug_struct("Pool")
+            .field("store", &self.inner.store)
+            .finish_non_exhaustive()
     }
 }
 
 impl std::fmt::Debug for Lease {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Lease").field("function", self.function.name()).finish_non_exhaustive()
+        f.debug_struct("Lease")
+            .field("function", self.function.name())
+            .finish_non_exhaustive()
     }
 }
 
@@ -83,7 +87,9 @@ impl Pool {
             draining: AtomicBool::new(false),
             config,
         };
-        Self { inner: Arc::new(inner) }
+        Self {
+            inner: Arc::new(inner),
+        }
     }
 
     /// Boots `image` cold, snapshots it and publishes the snapshot as `name`. Where the newest
@@ -117,7 +123,12 @@ impl Pool {
         });
         if is_same && self.open(&name).await.is_ok() {
             let function = self.function(name.as_str()).await?;
-            return Ok(Deployed { function, created: false, boot_us: 0, snapshot_us: 0 });
+            return Ok(Deployed {
+                function,
+                created: false,
+                boot_us: 0,
+                snapshot_us: 0,
+            });
         }
         let published = self.boot(&name, image, config).await?;
         let function = self.function(name.as_str()).await?;
@@ -136,7 +147,12 @@ impl Pool {
         image: Bytes,
         config: FunctionConfig,
     ) -> Result<deploy::Published, Error> {
-        let _permit = self.inner.booting.acquire().await.map_err(|_| Error::Draining)?;
+        let _permit = self
+            .inner
+            .booting
+            .acquire()
+            .await
+            .map_err(|_| Error::Draining)?;
         let (store, function) = (self.inner.store.clone(), name.clone());
         let published =
             blocking(move || deploy::boot_and_publish(&store, &function, &image, &config)).await?;
@@ -156,7 +172,10 @@ impl Pool {
         let entries = blocking(move || Ok(store.list()?)).await?;
         let mut newest: Vec<Entry> = Vec::new();
         for entry in entries {
-            match newest.iter_mut().find(|known| known.function == entry.function) {
+            match newest
+                .iter_mut()
+                .find(|known| known.function == entry.function)
+            {
                 Some(known) if known.id < entry.id => *known = entry,
                 Some(_) => {}
                 None => newest.push(entry),
@@ -185,7 +204,9 @@ impl Pool {
     }
 
     fn info(&self, manifest: &Manifest) -> FunctionInfo {
-        let open = self.opened(&manifest.function).filter(|open| open.manifest().id == manifest.id);
+        let open = self
+            .opened(&manifest.function)
+            .filter(|open| open.manifest().id == manifest.id);
         FunctionInfo {
             name: manifest.function.to_string(),
             snapshot: manifest.id.to_string(),
@@ -235,7 +256,13 @@ impl Pool {
         };
         let permits = self.wait_for_turn(&function).await?;
         let instance = function.instance()?;
-        Ok(Lease { function, instance, permits, start, arrival })
+        Ok(Lease {
+            function,
+            instance,
+            permits,
+            start,
+            arrival,
+        })
     }
 
     async fn wait_for_turn(&self, function: &Arc<Function>) -> Result<Permits, Error> {
@@ -244,7 +271,10 @@ impl Pool {
         if let Ok(own) = Arc::clone(&own).try_acquire_owned()
             && let Ok(all) = Arc::clone(&all).try_acquire_owned()
         {
-            return Ok(Permits { _function: own, _pool: all });
+            return Ok(Permits {
+                _function: own,
+                _pool: all,
+            });
         }
         let config = &self.inner.config;
         let waiting = Waiting::new(function);
@@ -261,7 +291,10 @@ impl Pool {
             let own: OwnedSemaphorePermit =
                 own.acquire_owned().await.map_err(|_| Error::Draining)?;
             let all = all.acquire_owned().await.map_err(|_| Error::Draining)?;
-            Ok(Permits { _function: own, _pool: all })
+            Ok(Permits {
+                _function: own,
+                _pool: all,
+            })
         };
         match tokio::time::timeout(config.queue_timeout, both).await {
             Ok(permits) => permits,
@@ -276,7 +309,11 @@ impl Pool {
     }
 
     fn opened(&self, name: &FunctionName) -> Option<Arc<Function>> {
-        let functions = self.inner.functions.read().unwrap_or_else(PoisonError::into_inner);
+        let functions = self
+            .inner
+            .functions
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
         functions.get(name).cloned()
     }
 
@@ -284,7 +321,13 @@ impl Pool {
         &self,
         change: impl FnOnce(&mut HashMap<FunctionName, Arc<Function>>) -> T,
     ) -> T {
-        change(&mut self.inner.functions.write().unwrap_or_else(PoisonError::into_inner))
+        change(
+            &mut self
+                .inner
+                .functions
+                .write()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
     }
 
     async fn open(&self, name: &FunctionName) -> Result<Arc<Function>, Error> {
@@ -314,7 +357,11 @@ impl Pool {
     }
 
     fn refuse_when_draining(&self) -> Result<(), Error> {
-        if self.is_draining() { Err(Error::Draining) } else { Ok(()) }
+        if self.is_draining() {
+            Err(Error::Draining)
+        } else {
+            Ok(())
+        }
     }
 
     /// True once [`Pool::drain`] was called.
@@ -334,7 +381,11 @@ impl Pool {
     /// What the pool does now.
     #[must_use]
     pub fn stats(&self) -> PoolStats {
-        let functions = self.inner.functions.read().unwrap_or_else(PoisonError::into_inner);
+        let functions = self
+            .inner
+            .functions
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
         let mut stats: Vec<_> = functions
             .iter()
             .map(|(name, function)| (name.to_string(), function.stats()))
@@ -343,7 +394,10 @@ impl Pool {
         PoolStats {
             running: stats.iter().map(|(_, stats)| stats.running).sum(),
             waiting: stats.iter().map(|(_, stats)| stats.waiting).sum(),
-            shells: functions.values().map(|function| function.idle_instances() as u64).sum(),
+            shells: functions
+                .values()
+                .map(|function| function.idle_instances() as u64)
+                .sum(),
             functions: stats,
         }
     }
@@ -363,7 +417,9 @@ impl Lease {
                 return Err(error);
             }
         };
-        let answer = self.instance.send(request, self.start, self.arrival, self.permits);
+        let answer = self
+            .instance
+            .send(request, self.start, self.arrival, self.permits);
         answer.await.unwrap_or_else(|_| {
             Err(Error::Internal {
                 operation: "running a guest",

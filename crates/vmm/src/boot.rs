@@ -6,7 +6,7 @@ use hermit_entry::boot_info::{BootInfo, HardwareInfo, PlatformInfo, RawBootInfo}
 use kvm_bindings::{kvm_dtable, kvm_regs, kvm_segment};
 use vm_fdt::FdtWriter;
 
-use crate::clock;
+use crate::clock::ClockOrigin;
 use crate::config::MachineConfig;
 use crate::error::Error;
 use crate::gdt;
@@ -14,7 +14,6 @@ use crate::image::GuestImage;
 use crate::layout::{BOOT_INFO_OFFSET, BOOT_STACK_OFFSET, FDT_OFFSETS, GDT_OFFSET, KERNEL_OFFSET};
 use crate::paging::{self, Mapping};
 use crate::shell::Shell;
-use crate::vcpu::{MSR_IA32_TSC, get_msrs};
 
 /// Control-register bits (Intel SDM vol. 3A, 2.5; AMD APM vol. 2, 3.1).
 mod control {
@@ -36,8 +35,7 @@ const SERIAL_PORT: u16 = 0x3F8;
 
 /// What a cold boot leaves behind for the rest of the guest's life.
 pub(crate) struct Booted {
-    /// The boot time that the guest was told, microseconds since the Unix epoch.
-    pub(crate) boot_time_us: u64,
+    pub(crate) clock: ClockOrigin,
     /// Where the kernel was loaded.
     pub(crate) load_address: u64,
 }
@@ -62,8 +60,7 @@ pub(crate) fn boot(
     let device_tree = device_tree(shell, config, tsc_khz)?;
     shell.ram.write(base + FDT_OFFSETS.start, &device_tree)?;
 
-    let tsc = get_msrs(&shell.vcpu, &[MSR_IA32_TSC])?[0].data;
-    let boot_time_us = clock::boot_time_us(tsc, tsc_khz);
+    let clock = ClockOrigin::boot(shell, tsc_khz)?;
     let boot_info = BootInfo {
         hardware_info: HardwareInfo {
             phys_addr_range: base..base + shell.ram.len(),
@@ -76,7 +73,7 @@ pub(crate) fn boot(
             num_cpus: NonZeroU64::MIN,
             cpu_freq: NonZeroU32::new(tsc_khz),
             boot_time: time::OffsetDateTime::from_unix_timestamp_nanos(
-                i128::from(boot_time_us) * 1000,
+                i128::from(clock.boot_time_us()) * 1000,
             )
             .map_err(|_| Error::System {
                 operation: "telling the guest the time",
@@ -96,7 +93,7 @@ pub(crate) fn boot(
         stack,
     )?;
     Ok(Booted {
-        boot_time_us,
+        clock,
         load_address,
     })
 }

@@ -13,6 +13,7 @@
 //!   drift stays.
 
 use std::arch::x86_64::_rdtsc;
+use std::ops::RangeInclusive;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use kvm_bindings::kvm_msr_entry;
@@ -34,13 +35,49 @@ pub struct ClockState {
     unix_ns: u64,
     /// TSC frequency that the guest was told, kHz.
     tsc_khz: u32,
-    /// Guest-physical address of the kernel's boot time (microseconds since the Unix epoch).
-    boot_time_address: Option<u64>,
-    /// Whether a clone that draws random bytes reseeds its pool first; see [`ClockState::save`].
+    places: KernelPlaces,
+    /// Whether a clone that draws random bytes reseeds its pool first.
     reseeds: bool,
 }
 
-/// How the kernel's pool of randomness treats a clone.
+/// Where the kernel keeps what clones need changed, as guest-physical addresses.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct KernelPlaces {
+    /// The boot time, microseconds since the Unix epoch.
+    boot_time: Option<u64>,
+    /// When the pool of randomness was seeded last, microseconds of guest time.
+    last_reseed: Option<u64>,
+}
+
+/// What is known of a running guest's clocks.
+#[derive(Debug, Clone)]
+pub(crate) struct ClockOrigin {
+    /// The guest's TSC when it began to run, here or before the snapshot that it came from.
+    tsc: u64,
+    /// The boot time that it was told.
+    boot_time_us: u64,
+    places: KernelPlaces,
+}
+
+impl ClockOrigin {
+    /// A guest that is about to boot.
+    pub(crate) fn boot(shell: &Shell, tsc_khz: u32) -> Result<Self, Error> {
+        let tsc = get_msrs(&shell.vcpu, &[MSR_IA32_TSC])?[0].data;
+        let boot_time_us = boot_time_us(tsc, tsc_khz);
+        Ok(Self {
+            tsc,
+            boot_time_us,
+            places: KernelPlaces::default(),
+        })
+    }
+
+    /// The boot time to tell the guest, microseconds since the Unix epoch.
+    pub(crate) fn boot_time_us(&self) -> u64 {
+        self.boot_time_us
+    }
+}
+
+/// The kernel reseeds its pool at the first draw more than 1 s after the last; a little is added.
 const RESEED_INTERVAL_NS: u64 = 1_100_000_000;
 
 /// Real time in nanoseconds since the Unix epoch.
@@ -52,57 +89,68 @@ pub(crate) fn unix_ns() -> u64 {
 }
 
 /// The boot time that makes a guest's clock show the real time, microseconds since the epoch.
-pub(crate) fn boot_time_us(tsc: u64, tsc_khz: u32) -> u64 {
-    (unix_ns() / 1000).saturating_sub(tsc / u64::from(tsc_khz / 1000).max(1))
+fn boot_time_us(tsc: u64, tsc_khz: u32) -> u64 {
+    (unix_ns() / 1000).saturating_sub(ticks_us(tsc, tsc_khz))
+}
+
+/// Guest time as Hermit computes it.
+fn ticks_us(tsc: u64, tsc_khz: u32) -> u64 {
+    tsc / u64::from(tsc_khz / 1000).max(1)
 }
 
 impl ClockState {
     /// Reads the clocks and finds the two places in the kernel that clones need changed.
     ///
-    /// `booted_us` is the boot time that the guest was started with. The pool of randomness
-    /// (`hermit::entropy::POOL`) holds the time of its last reseed, in microseconds of guest time;
-    /// it is set to 0 here, so that every clone reseeds before it draws. Where the field cannot be
-    /// found, clones may run only when the kernel's own interval (1 s) has passed.
+    /// The pool of randomness (`hermit::entropy::POOL`) holds the time of its last reseed; it is set
+    /// to 0 here, so that every clone reseeds before it draws. Where the field cannot be found,
+    /// clones may run only when the kernel's own interval has passed.
     pub(crate) fn save(
         shell: &Shell,
         profile: &HostProfile,
         symbols: &Symbols,
-        booted_us: u64,
+        origin: &ClockOrigin,
     ) -> Result<Self, Error> {
+        let ram = &shell.ram;
         let tsc = get_msrs(&shell.vcpu, &[MSR_IA32_TSC])?[0].data;
         let tsc_khz = profile.tsc_khz;
-        let boot_time_address = symbols
-            .find("hermit::arch::x86_64::kernel::systemtime::BOOT_TIME")
-            .and_then(|(address, size)| {
-                words(&shell.ram, address, size).find(|&(_, value)| value == booted_us)
-            })
-            .map(|(address, _)| address);
-
-        let now_us = tsc / u64::from(tsc_khz / 1000).max(1);
-        let reseeds = match symbols.find("hermit::entropy::POOL") {
-            None => false,
-            Some((address, size)) => {
-                let uptime_us = (unix_ns() / 1000).saturating_sub(booted_us);
-                let oldest_us = now_us.saturating_sub(uptime_us.min(now_us));
-                let in_life = oldest_us.max(1)..=now_us;
-                let found: Vec<_> = words(&shell.ram, address, size)
-                    .filter(|(_, value)| in_life.contains(value))
-                    .collect();
-                match found.as_slice() {
-                    // Never drawn from: the first draw seeds it.
-                    [] => words(&shell.ram, address, size).all(|(_, value)| value <= 1),
-                    [(address, _)] => shell.ram.write(*address, &0u64.to_le_bytes()).is_ok(),
-                    _ => false,
-                }
-            }
-        };
+        let mut places = origin.places.clone();
+        places.boot_time = places.boot_time.or_else(|| {
+            let (address, size) =
+                symbols.find("hermit::arch::x86_64::kernel::systemtime::BOOT_TIME")?;
+            words(ram, address, size)
+                .find(|&(_, value)| value == origin.boot_time_us)
+                .map(|(address, _)| address)
+        });
+        let mut reseeds = false;
+        if places.last_reseed.is_none()
+            && let Some((address, size)) = symbols.find("hermit::entropy::POOL")
+        {
+            let pool: Vec<_> = words(ram, address, size).collect();
+            let in_life = ticks_us(origin.tsc, tsc_khz)..=ticks_us(tsc, tsc_khz);
+            places.last_reseed = find_last_reseed(&pool, &in_life);
+            // A pool that was never drawn from is seeded by the first draw.
+            reseeds = pool.iter().all(|&(_, value)| value <= 1);
+        }
+        if let Some(address) = places.last_reseed {
+            ram.write(address, &0u64.to_le_bytes())?;
+            reseeds = true;
+        }
         Ok(Self {
             tsc,
             unix_ns: unix_ns(),
             tsc_khz,
-            boot_time_address,
+            places,
             reseeds,
         })
+    }
+
+    /// What is known of a guest that is restored from this.
+    pub(crate) fn origin(&self) -> ClockOrigin {
+        ClockOrigin {
+            tsc: self.tsc,
+            boot_time_us: 0,
+            places: self.places.clone(),
+        }
     }
 
     /// When clones may run at the earliest, nanoseconds since the Unix epoch; 0 for at once.
@@ -148,7 +196,7 @@ impl ClockState {
 
     /// Writes the kernel's boot time, so that its clock shows real time.
     pub(crate) fn set_boot_time(&self, host: &Host, shell: &Shell) -> Result<(), Error> {
-        let Some(address) = self.boot_time_address else {
+        let Some(address) = self.places.boot_time else {
             return Ok(());
         };
         let tsc = if host.profile().tsc_settable {
@@ -161,12 +209,6 @@ impl ClockState {
             .ram
             .write(address, &boot_time_us(tsc, self.tsc_khz).to_le_bytes())
     }
-
-    /// The guest-physical address that every restore writes to, if any: part of the write set.
-    #[must_use]
-    pub fn written_address(&self) -> Option<u64> {
-        self.boot_time_address
-    }
 }
 
 /// The aligned words of a symbol with their addresses.
@@ -176,6 +218,23 @@ fn words(ram: &GuestRam, address: u64, size: u64) -> impl Iterator<Item = (u64, 
     (start..end.saturating_sub(7))
         .step_by(8)
         .filter_map(|address| Some((address, ram.read_u64(address).ok()?)))
+}
+
+/// The one word of the pool that is a time in the guest's life. Its neighbours are the words of a
+/// cipher, which are random, and counters: small, or equal in pairs (the tickets of the lock).
+fn find_last_reseed(pool: &[(u64, u64)], in_life: &RangeInclusive<u64>) -> Option<u64> {
+    const SMALL: u64 = 64;
+    let differs = |other: Option<&(u64, u64)>, value| other.is_none_or(|other| other.1 != value);
+    let mut found = pool.iter().enumerate().filter(|&(at, &(_, value))| {
+        in_life.contains(&value)
+            && value > SMALL
+            && differs(pool.get(at + 1), value)
+            && differs(at.checked_sub(1).and_then(|at| pool.get(at)), value)
+    });
+    match (found.next(), found.next()) {
+        (Some((_, &(address, _))), None) => Some(address),
+        _ => None,
+    }
 }
 
 /// Sets the guest's TSC by its offset to the host's (Linux KVM API, vcpu device attribute

@@ -216,7 +216,7 @@ impl Vm {
         state.vcpu.set(&mut shell)?;
         state.clock.set_boot_time(&host, &shell)?;
         let booted = Booted {
-            boot_time_us: 0,
+            clock: state.clock.origin(),
             load_address: state.load_address,
         };
         Ok(Self {
@@ -424,7 +424,7 @@ impl Vm {
         self.shell.complete_io()?;
         let profile = self.host.profile();
         let vcpu = VcpuState::save(&self.host, &self.shell)?;
-        let clock = ClockState::save(&self.shell, profile, symbols, self.booted.boot_time_us)?;
+        let clock = ClockState::save(&self.shell, profile, symbols, &self.booted.clock)?;
         Ok(VmState {
             placement: self.shell.placement(),
             interface: self.io.interface(),
