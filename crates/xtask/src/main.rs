@@ -1,2 +1,63 @@
-//! Stub.
-fn main() {}
+//! `cargo xtask`: set-up, demo and tests of this repository, each in one command.
+//!
+//! This crate must build on a fresh machine: nothing that it depends on needs libclang, which
+//! [`setup`] installs for the rest of the workspace.
+
+mod demo;
+mod functions;
+mod progress;
+mod repo;
+mod setup;
+mod test;
+mod toolchain;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use repo::Repo;
+
+/// Set-up, demo and tests of Dormouse
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask")]
+struct Xtask {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Install what the builds need and check what the host offers
+    Setup,
+    /// Build everything, deploy the sample functions and invoke them over HTTP
+    Demo(demo::DemoArgs),
+    /// Set up, then run every check and test
+    Test,
+    /// Set up, then build the sample functions into functions/target/images
+    Functions,
+}
+
+fn main() -> ExitCode {
+    match run(&Xtask::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(xtask: &Xtask) -> Result<()> {
+    let repo = Repo::find();
+    match &xtask.command {
+        Command::Setup => setup::run(&repo),
+        Command::Demo(args) => demo::run(&repo, args),
+        Command::Test => test::run_all(&repo),
+        Command::Functions => {
+            setup::run(&repo)?;
+            let dormouse = functions::dormouse(&repo, false)?;
+            functions::build(&repo, &dormouse).map(|_| ())
+        }
+    }
+}

@@ -3,7 +3,7 @@
 //!
 //! It mixes what a snapshot could lose: 4 MiB of memory, registers in tight loops, floating-point
 //! arithmetic, a hash map, a second thread with a thread-local of its own, and a short sleep. It
-//! prints `started`, works for some seconds of emulated ring 0, and prints `sum SUM`.
+//! prints `started`, works for a second or two of emulated ring 0, and prints `sum SUM`.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -12,10 +12,10 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-/// 64-bit words of the working memory: 4 MiB, one word of each 64-byte line in use.
+/// 64-bit words of the working memory: 4 MiB, one word of every 128 bytes in use.
 const WORDS: usize = 4 << 20 >> 3;
-const STRIDE: usize = 8;
-const ROUNDS: u64 = 4;
+const STRIDE: usize = 16;
+const ROUNDS: u64 = 3;
 
 thread_local! {
     static TALLY: Cell<u64> = const { Cell::new(0) };

@@ -1,6 +1,6 @@
 //! Word statistics: the function whose start a snapshot saves.
 //!
-//! Initialisation makes up a text of 22 000 words over a vocabulary of 10 500 and builds an index
+//! Initialisation makes up a text of 18 000 words over a vocabulary of 10 000 and builds an index
 //! of counts and ranks: seconds on a host that emulates ring 0. Requests only look things up.
 //!
 //! - `GET /?word=W` answers `{"word":"W","count":C,"rank":R}`, or 404 where the text has no W
@@ -8,71 +8,91 @@
 //! - `GET /words` answers the number of different words
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt::Write;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use dormouse_guest::{Request, Response};
 
-const VOCABULARY: u64 = 10_500;
-const TEXT_WORDS: u64 = 22_000;
+const VOCABULARY: u32 = 10_000;
+const TEXT_WORDS: u32 = 18_000;
 
 fn main() {
     dormouse_guest::serve_with_init(|| {
         let index = Index::build();
-        if index.by_rank.len() < 10_000 {
-            return Err(format!("only {} words in the index", index.by_rank.len()));
+        let words = index.words.len();
+        if words < VOCABULARY as usize {
+            return Err(format!("only {words} words in the index"));
         }
         Ok(move |request: Request<'_>| index.answer(request))
     });
 }
 
-struct Entry {
+struct Word {
+    /// Leaked: the index lives as long as the function.
+    text: &'static str,
     count: u32,
     /// From 1, the most frequent word.
     rank: u32,
 }
 
 struct Index {
-    entries: HashMap<String, Entry, BuildHasherDefault<Fnv1a>>,
-    by_rank: Vec<String>,
+    /// In the order of their first use.
+    words: Vec<Word>,
+    /// From a word to its place in `words`.
+    places: HashMap<&'static str, u32, BuildHasherDefault<Fnv1a>>,
+    /// Places in the order of rank.
+    by_rank: Vec<u32>,
 }
 
 impl Index {
     fn build() -> Self {
-        let mut entries: HashMap<String, Entry, BuildHasherDefault<Fnv1a>> =
-            HashMap::with_capacity_and_hasher(VOCABULARY as usize, Default::default());
-        let mut word = String::new();
-        let mut count = |number| {
-            spell(number, &mut word);
-            match entries.get_mut(&word) {
-                Some(entry) => entry.count += 1,
-                None => {
-                    entries.insert(word.clone(), Entry { count: 1, rank: 0 });
-                }
-            }
+        let mut index = Self {
+            words: Vec::with_capacity(VOCABULARY as usize),
+            places: HashMap::with_capacity_and_hasher(VOCABULARY as usize, Default::default()),
+            by_rank: Vec::new(),
         };
         // Every word once, so that the vocabulary is whole; the rest as natural text has it.
-        (0..VOCABULARY).for_each(&mut count);
+        for number in 0..VOCABULARY {
+            index.count(number);
+        }
         let mut state = 0x2545_F491_4F6C_DD1D;
         for _ in VOCABULARY..TEXT_WORDS {
-            count(zipf(&mut state));
+            index.count(draw(&mut state));
         }
+        index.rank();
+        index
+    }
 
-        let mut ranking: Vec<(u32, &String)> = entries
-            .iter()
-            .map(|(word, entry)| (entry.count, word))
-            .collect();
-        // Words of equal count stand in alphabetical order, so that every build ranks alike.
-        ranking.sort_unstable_by(|(count, word), (other_count, other_word)| {
-            (other_count.cmp(count)).then_with(|| word.cmp(other_word))
-        });
-        let by_rank: Vec<String> = ranking.into_iter().map(|(_, word)| word.clone()).collect();
-        for (rank, word) in (1..).zip(&by_rank) {
-            if let Some(entry) = entries.get_mut(word) {
-                entry.rank = rank;
-            }
+    fn count(&mut self, number: u32) {
+        let mut buffer = [0; MAX_WORD_BYTES];
+        let spelled = spell(number, &mut buffer);
+        if let Some(&place) = self.places.get(spelled) {
+            self.words[place as usize].count += 1;
+            return;
         }
-        Self { entries, by_rank }
+        let text: &'static str = Box::leak(Box::from(spelled));
+        if let Entry::Vacant(entry) = self.places.entry(text) {
+            entry.insert(self.words.len() as u32);
+            self.words.push(Word {
+                text,
+                count: 1,
+                rank: 0,
+            });
+        }
+    }
+
+    fn rank(&mut self) {
+        // Words of equal count stand in the order of their first use, so every build ranks alike.
+        let mut keys: Vec<u64> = (0..)
+            .zip(&self.words)
+            .map(|(place, word)| (u64::from(!word.count) << 32) | place)
+            .collect();
+        keys.sort_unstable();
+        self.by_rank = keys.into_iter().map(|key| key as u32).collect();
+        for (rank, &place) in (1..).zip(&self.by_rank) {
+            self.words[place as usize].rank = rank;
+        }
     }
 
     fn answer(&self, request: Request<'_>) -> Response {
@@ -85,16 +105,16 @@ impl Index {
                 Ok(n) if n <= 1000 => self.top(n),
                 _ => Response::new(400).with_text("n must be a number from 0 to 1000\n"),
             },
-            "/words" => Response::json(format!("{{\"words\":{}}}\n", self.by_rank.len())),
+            "/words" => Response::json(format!("{{\"words\":{}}}\n", self.words.len())),
             _ => Response::new(404).with_text("no such page; try /?word=WORD or /top?n=10\n"),
         }
     }
 
     fn word(&self, word: &str) -> Response {
-        match self.entries.get(word) {
-            Some(entry) => {
+        match self.places.get(word) {
+            Some(&place) => {
                 let mut json = String::new();
-                self.write_entry(&mut json, word, entry);
+                write_word(&mut json, &self.words[place as usize]);
                 json.push('\n');
                 Response::json(json)
             }
@@ -104,25 +124,59 @@ impl Index {
 
     fn top(&self, n: usize) -> Response {
         let mut json = String::from("[");
-        for word in self.by_rank.iter().take(n) {
+        for &place in self.by_rank.iter().take(n) {
             if json.len() > 1 {
                 json.push(',');
             }
-            self.write_entry(&mut json, word, &self.entries[word]);
+            write_word(&mut json, &self.words[place as usize]);
         }
         json.push_str("]\n");
         Response::json(json)
     }
+}
 
-    /// The index has words of a to z only, so JSON needs no escapes.
-    fn write_entry(&self, json: &mut String, word: &str, entry: &Entry) {
-        let Entry { count, rank } = entry;
-        let written = write!(
-            json,
-            "{{\"word\":\"{word}\",\"count\":{count},\"rank\":{rank}}}"
-        );
-        debug_assert!(written.is_ok(), "writing to a String cannot fail");
+/// Words have letters from a to z only, so JSON needs no escapes.
+fn write_word(json: &mut String, word: &Word) {
+    let Word { text, count, rank } = word;
+    let written = write!(
+        json,
+        "{{\"word\":\"{text}\",\"count\":{count},\"rank\":{rank}}}"
+    );
+    debug_assert!(written.is_ok(), "writing to a String cannot fail");
+}
+
+/// The number of a word; small numbers come more often, as in natural text: each bound is drawn
+/// below the last.
+fn draw(state: &mut u64) -> u32 {
+    let mut bound = u64::from(VOCABULARY);
+    for _ in 0..2 {
+        *state ^= *state << 13;
+        *state ^= *state >> 7;
+        *state ^= *state << 17;
+        // The high half of the product is uniform below the bound.
+        bound = (((*state >> 32) * bound) >> 32) + 1;
     }
+    bound as u32 - 1
+}
+
+const CONSONANTS: &[u8; 16] = b"bdfghjklmnprstvz";
+const VOWELS: &[u8; 4] = b"aeio";
+/// Syllables are a consonant and a vowel.
+const SYLLABLES: u32 = (CONSONANTS.len() * VOWELS.len()) as u32;
+const MAX_WORD_BYTES: usize = 12;
+
+/// The pronounceable word of a number.
+fn spell(number: u32, buffer: &mut [u8; MAX_WORD_BYTES]) -> &str {
+    let mut bytes = 0;
+    let mut rest = number + SYLLABLES;
+    while rest > 0 && bytes < MAX_WORD_BYTES {
+        let syllable = (rest % SYLLABLES) as usize;
+        buffer[bytes] = CONSONANTS[syllable / VOWELS.len()];
+        buffer[bytes + 1] = VOWELS[syllable % VOWELS.len()];
+        bytes += 2;
+        rest /= SYLLABLES;
+    }
+    std::str::from_utf8(&buffer[..bytes]).unwrap_or_default()
 }
 
 /// FNV-1a: fewer instructions than the default hash, and nobody can choose the index's words.
@@ -138,35 +192,6 @@ impl Hasher for Fnv1a {
 
     fn finish(&self) -> u64 {
         // The map takes its buckets from the low bits and its tags from the high ones.
-        self.0 ^ self.0 >> 32
-    }
-}
-
-/// A word number whose chance falls with the number: a uniform bound, then a uniform number below
-/// it, twice.
-fn zipf(state: &mut u64) -> u64 {
-    let mut bound = VOCABULARY;
-    for _ in 0..3 {
-        *state ^= *state << 13;
-        *state ^= *state >> 7;
-        *state ^= *state << 17;
-        // The high half of the product is uniform below the bound.
-        bound = ((*state >> 32) * bound >> 32) + 1;
-    }
-    bound - 1
-}
-
-/// The pronounceable word of a number: syllables of a consonant and a vowel.
-fn spell(number: u64, word: &mut String) {
-    const CONSONANTS: &[u8] = b"bdfgklmnprstvz";
-    const VOWELS: &[u8] = b"aeiou";
-    const SYLLABLES: u64 = (CONSONANTS.len() * VOWELS.len()) as u64;
-    word.clear();
-    let mut rest = number + SYLLABLES;
-    while rest > 0 {
-        let syllable = (rest % SYLLABLES) as usize;
-        word.push(char::from(CONSONANTS[syllable / VOWELS.len()]));
-        word.push(char::from(VOWELS[syllable % VOWELS.len()]));
-        rest /= SYLLABLES;
+        self.0 ^ (self.0 >> 32)
     }
 }

@@ -1,0 +1,324 @@
+//! The main job, shown: cold boot, snapshot, restore, answers over HTTP.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::progress::Step;
+use crate::repo::Repo;
+use crate::{functions, setup};
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Stop the server at the end instead of leaving it running
+    #[arg(long)]
+    once: bool,
+}
+
+/// What is shown: function, the path below it that is asked for, and what the answer must hold.
+const SHOWN: [(&str, &str, &str); 3] = [
+    ("hello", "/", "Hello from Dormouse!"),
+    ("wordfreq", "/?word=bade", "\"word\":\"bade\""),
+    ("whoami", "/", "\"requests\":1,"),
+];
+/// Answers after the first that the medians are taken of.
+const NEXT_ANSWERS: usize = 50;
+const PAGE_BYTES: u64 = 4096;
+
+/// Runs the demo.
+pub(crate) fn run(repo: &Repo, args: &DemoArgs) -> Result<()> {
+    setup::run(repo)?;
+    let dormouse = functions::dormouse(repo, true)?;
+    let images = functions::build(repo, &dormouse)?;
+
+    let server = Server::start(repo, &dormouse)?;
+    let client = Client::new(&server.url);
+    let mut rows = Vec::new();
+    for (name, path, expected) in SHOWN {
+        rows.push(client.show(&images, name, path, expected)?);
+    }
+    client.deploy(&images, "echo")?;
+
+    println!("\n{}", table(&rows));
+    println!(
+        "Times as this client sees them, over one connection that stays open; `restore` is the \
+         server's part of\nthe first answer. Each answer comes from a clone that nobody used before."
+    );
+    let url = &server.url;
+    if args.once {
+        return server.stop();
+    }
+    println!("\nThe server runs at {url}; try:");
+    for (name, path, _) in SHOWN {
+        println!("  curl -i '{url}/v1/functions/{name}/invoke{path}'");
+    }
+    println!("  curl -i --data-binary @README.md '{url}/v1/functions/echo/invoke'");
+    println!("  curl '{url}/v1/functions'");
+    println!("Ctrl-C stops it.");
+    server.wait()
+}
+
+/// A `dormouse serve` of our own, stopped when it is dropped.
+struct Server {
+    child: Child,
+    url: String,
+}
+
+impl Server {
+    fn start(repo: &Repo, dormouse: &Path) -> Result<Self> {
+        let folder = repo.path("target/demo");
+        // A fresh store: a function that was deployed already would not be booted again.
+        if folder.exists() {
+            fs::remove_dir_all(&folder)
+                .with_context(|| format!("cannot remove {}", folder.display()))?;
+        }
+        fs::create_dir_all(&folder)
+            .with_context(|| format!("cannot create {}", folder.display()))?;
+        let url_file = folder.join("url");
+
+        let step = Step::begin("starting the server");
+        let child = Command::new(dormouse)
+            .args(["serve", "--listen", free_address()])
+            .arg("--store")
+            .arg(folder.join("store"))
+            .arg("--url-file")
+            .arg(&url_file)
+            .spawn()
+            .with_context(|| format!("cannot start {}", dormouse.display()))?;
+        let mut server = Self {
+            child,
+            url: String::new(),
+        };
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            if let Ok(url) = fs::read_to_string(&url_file) {
+                server.url = url.trim().to_owned();
+                step.done();
+                return Ok(server);
+            }
+            if let Some(status) = server.child.try_wait()? {
+                bail!("the server ended at once ({status}); its message stands above");
+            }
+            if Instant::now() > deadline {
+                bail!("the server did not start within 30 s");
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until somebody else stops it.
+    fn wait(mut self) -> Result<()> {
+        self.child.wait()?;
+        Ok(())
+    }
+
+    fn stop(mut self) -> Result<()> {
+        self.terminate();
+        let status = self.child.wait()?;
+        if !status.success() {
+            bail!("the server ended with {status}");
+        }
+        Ok(())
+    }
+
+    fn terminate(&self) {
+        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
+            // It may have ended by itself; then there is nothing to do.
+            let _ = kill_process(pid, Signal::TERM);
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.terminate();
+        // Its end is not ours to judge here.
+        let _ = self.child.wait();
+    }
+}
+
+/// The usual port, or any where that one is taken.
+fn free_address() -> &'static str {
+    const USUAL: &str = "127.0.0.1:8080";
+    if TcpListener::bind(USUAL).is_ok() {
+        USUAL
+    } else {
+        "127.0.0.1:0"
+    }
+}
+
+struct Client {
+    agent: ureq::Agent,
+    url: String,
+}
+
+struct Answer {
+    took: Duration,
+    start_type: String,
+    restore_ms: String,
+}
+
+impl Client {
+    fn new(url: &str) -> Self {
+        let config = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(Duration::from_secs(300)))
+            .build();
+        Self {
+            agent: config.into(),
+            url: url.to_owned(),
+        }
+    }
+
+    /// Deploys an image and returns what the server says of it.
+    fn deploy(&self, images: &Path, name: &str) -> Result<Value> {
+        let image: PathBuf = images.join(name);
+        let bytes = fs::read(&image).with_context(|| format!("cannot read {}", image.display()))?;
+        let step = Step::begin(&format!("deploying {name}: cold boot and snapshot"));
+        let mut response = self
+            .agent
+            .put(format!("{}/v1/functions/{name}", self.url))
+            .content_type("application/octet-stream")
+            .send(&bytes[..])
+            .with_context(|| format!("cannot deploy {name}"))?;
+        let status = response.status();
+        let said = response.body_mut().read_to_string()?;
+        if !status.is_success() {
+            bail!("the server refused {name} with {status}: {said}");
+        }
+        step.done();
+        serde_json::from_str(&said).context("the server did not answer with JSON")
+    }
+
+    fn invoke(&self, name: &str, path: &str, expected: &str) -> Result<Answer> {
+        let url = format!("{}/v1/functions/{name}/invoke{path}", self.url);
+        let started = Instant::now();
+        let mut response = self.agent.get(&url).call()?;
+        let body = response.body_mut().read_to_string()?;
+        let took = started.elapsed();
+        if !body.contains(expected) {
+            bail!("{url} answered {} and {body:?}", response.status());
+        }
+        let header = |name| {
+            let value = response.headers().get(name);
+            value
+                .and_then(|value| value.to_str().ok())
+                .unwrap_or("?")
+                .to_owned()
+        };
+        Ok(Answer {
+            took,
+            start_type: header("x-start-type"),
+            restore_ms: timing(&header("server-timing"), "restore"),
+        })
+    }
+
+    /// Deploys a function, invokes it, and returns its row of the table.
+    fn show(&self, images: &Path, name: &str, path: &str, expected: &str) -> Result<[String; 8]> {
+        let deployed = self.deploy(images, name)?;
+        // A connection that is open already, as a client's usually is.
+        self.agent.get(format!("{}/livez", self.url)).call()?;
+
+        let first = self.invoke(name, path, expected)?;
+        let step = Step::begin(&format!("invoking {name} {NEXT_ANSWERS} times"));
+        let mut next = Vec::new();
+        for _ in 0..NEXT_ANSWERS {
+            next.push(self.invoke(name, path, expected)?);
+        }
+        step.done();
+        next.sort_by_key(|answer| answer.took);
+        let median = &next[NEXT_ANSWERS / 2];
+
+        let mut info = self
+            .agent
+            .get(format!("{}/v1/functions/{name}", self.url))
+            .call()?;
+        let info: Value = serde_json::from_str(&info.body_mut().read_to_string()?)?;
+        let boot = Duration::from_micros(deployed["boot_us"].as_u64().unwrap_or(0));
+        let ratio = boot.as_secs_f64() / first.took.as_secs_f64();
+        Ok([
+            name.to_owned(),
+            milliseconds(boot),
+            format!("{} ({})", first.restore_ms, first.start_type),
+            milliseconds(first.took),
+            format!("{ratio:.0} times"),
+            format!("{} ({})", milliseconds(median.took), median.start_type),
+            (info["data_bytes"].as_u64().unwrap_or(0) / PAGE_BYTES).to_string(),
+            info["working_set_pages"].to_string(),
+        ])
+    }
+}
+
+/// The duration of one metric of a `Server-Timing` header, milliseconds.
+fn timing(header: &str, metric: &str) -> String {
+    header
+        .split(", ")
+        .filter_map(|entry| entry.strip_prefix(metric)?.strip_prefix(";dur="))
+        .map(|rest| rest.split(';').next().unwrap_or(rest).to_owned())
+        .next()
+        .unwrap_or_else(|| "?".to_owned())
+}
+
+fn milliseconds(duration: Duration) -> String {
+    format!("{:.3}", duration.as_secs_f64() * 1e3)
+}
+
+fn table(rows: &[[String; 8]]) -> String {
+    let head = [
+        "function",
+        "cold boot, ms",
+        "restore, ms",
+        "first answer, ms",
+        "sooner",
+        "next answers, ms (median)",
+        "pages in memory",
+        "pages touched",
+    ]
+    .map(str::to_owned);
+    let lines: Vec<&[String; 8]> = std::iter::once(&head).chain(rows).collect();
+    let widths: [usize; 8] = std::array::from_fn(|column| {
+        lines
+            .iter()
+            .map(|line| line[column].len())
+            .max()
+            .unwrap_or(0)
+    });
+    let mut text = String::new();
+    for line in lines {
+        for (column, cell) in line.iter().enumerate() {
+            let width = widths[column];
+            // Names to the left, numbers to the right.
+            let cell = if column == 0 {
+                format!("{cell:<width$}")
+            } else {
+                format!("  {cell:>width$}")
+            };
+            text.push_str(&cell);
+        }
+        text.truncate(text.trim_end().len());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_metric_is_found_in_its_header() {
+        let header = "queue;dur=0.012, restore;dur=0.047, faults;dur=0.030;desc=\"3\", run;dur=1";
+        assert_eq!(timing(header, "restore"), "0.047");
+        assert_eq!(timing(header, "faults"), "0.030");
+        assert_eq!(timing(header, "run"), "1");
+        assert_eq!(timing(header, "boot"), "?");
+    }
+}

@@ -1,0 +1,54 @@
+//! Steps that take a while: a spinner on a terminal, plain lines elsewhere. All of it on stderr.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// A step under way.
+pub(crate) struct Step {
+    what: String,
+    started: Instant,
+    spinner: Option<ProgressBar>,
+}
+
+impl Step {
+    /// Says what begins.
+    pub(crate) fn begin(what: &str) -> Self {
+        let spinner = std::io::stderr().is_terminal().then(|| {
+            let style = ProgressStyle::with_template("{spinner} {msg} [{elapsed}]")
+                .unwrap_or_else(|_| ProgressStyle::default_spinner());
+            let spinner = ProgressBar::new_spinner().with_style(style);
+            spinner.set_message(what.to_owned());
+            spinner.enable_steady_tick(Duration::from_millis(100));
+            spinner
+        });
+        if spinner.is_none() {
+            eprintln!("{what}");
+        }
+        Self {
+            what: what.to_owned(),
+            started: Instant::now(),
+            spinner,
+        }
+    }
+
+    /// Says that the step succeeded, where it took long enough to matter.
+    pub(crate) fn done(self) {
+        let seconds = self.started.elapsed().as_secs_f64();
+        if let Some(spinner) = &self.spinner {
+            spinner.finish_and_clear();
+        }
+        if seconds >= 1.0 {
+            eprintln!("{}: done in {seconds:.1} s", self.what);
+        }
+    }
+
+    /// Ends the step and says which it was.
+    pub(crate) fn failed(self) -> String {
+        if let Some(spinner) = &self.spinner {
+            spinner.finish_and_clear();
+        }
+        self.what
+    }
+}
