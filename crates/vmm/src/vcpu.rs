@@ -134,6 +134,27 @@ impl VcpuState {
         })
     }
 
+    /// Checks what KVM would not refuse: a snapshot file may name only MSRs that are ever saved.
+    ///
+    /// # Errors
+    /// [`Error::NotRestorable`] names the first other one.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        match self
+            .msrs
+            .iter()
+            .find(|entry| !SAVED_MSRS.contains(&entry.index))
+        {
+            None => Ok(()),
+            Some(entry) => Err(Error::NotRestorable {
+                reason: format!(
+                    "it sets MSR {:#x}, which no snapshot holds, so it was tampered with; deploy \
+                     the function again",
+                    entry.index
+                ),
+            }),
+        }
+    }
+
     /// Sets the state. Ordering requirements:
     ///
     /// 1. CPUID before everything (done when the shell was made): it decides which MSRs, XCR0 bits

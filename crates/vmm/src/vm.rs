@@ -125,6 +125,7 @@ impl VmState {
     /// [`Error::NotRestorable`] with the reason and what to do, or what is wrong with the placement.
     pub fn check(&self, profile: &HostProfile) -> Result<(), Error> {
         self.placement.check()?;
+        self.vcpu.check()?;
         self.host.check_restorable(profile)?;
         self.clock.check(profile)
     }
