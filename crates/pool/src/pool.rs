@@ -131,6 +131,8 @@ impl Pool {
             });
         }
         let published = self.boot(&name, image, config).await?;
+        // So that the first request finds memory loaded and shells built.
+        self.open(&name).await?;
         let function = self.function(name.as_str()).await?;
         Ok(Deployed {
             function,
