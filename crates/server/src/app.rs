@@ -1,0 +1,107 @@
+//! What all requests share.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use dormouse_pool::Pool;
+
+use crate::metrics::Metrics;
+
+/// How much one client may ask of the server.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// The largest image that `PUT /v1/functions/{name}` takes.
+    pub image_bytes: usize,
+    /// The largest request body of an invocation. The function ABI carries no more than the
+    /// default.
+    pub body_bytes: usize,
+    /// How long a connection may take to send a request's head, idle time included.
+    pub header_timeout: Duration,
+    /// How long an invocation's body may take to arrive.
+    pub body_timeout: Duration,
+    /// How long an image may take to arrive.
+    pub image_timeout: Duration,
+    /// How long sent bytes may stay unacknowledged before the connection is given up.
+    pub write_timeout: Duration,
+    /// How many connections may be open at once; more wait in the listener's backlog.
+    pub connections: usize,
+    /// How long running requests may take to finish once the server is told to stop.
+    pub grace: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            image_bytes: 64 << 20,
+            body_bytes: 6 << 20,
+            header_timeout: Duration::from_secs(30),
+            body_timeout: Duration::from_secs(30),
+            image_timeout: Duration::from_secs(300),
+            write_timeout: Duration::from_secs(30),
+            connections: 1024,
+            grace: Duration::from_secs(30),
+        }
+    }
+}
+
+/// The state behind a [`router`](crate::router); a cheap handle.
+#[derive(Clone)]
+pub struct App {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    pool: Pool,
+    limits: Limits,
+    metrics: Metrics,
+    draining: AtomicBool,
+}
+
+impl App {
+    /// An application that runs functions in `pool`.
+    #[must_use]
+    pub fn new(pool: Pool, limits: Limits) -> Self {
+        let metrics = Metrics::new(pool.clone());
+        Self {
+            inner: Arc::new(Inner {
+                pool,
+                limits,
+                metrics,
+                draining: AtomicBool::new(false),
+            }),
+        }
+    }
+
+    /// Answers every new request but `/livez` and `/metrics` with 503 from now on. Requests that
+    /// were already taken go on.
+    pub fn begin_drain(&self) {
+        self.inner.draining.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.inner.draining.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.inner.pool
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.inner.limits
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.inner.metrics
+    }
+}
+
+impl fmt::Debug for App {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("App")
+            .field("limits", &self.inner.limits)
+            .field("draining", &self.is_draining())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,423 @@
+//! Errors as clients see them: RFC 9457 problem details with a stable code.
+//!
+//! A handler returns an [`ApiError`]; it travels to the [envelope](crate::envelope) inside the
+//! reply's extensions and is written out there, where the request id is known.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderValue, Response, StatusCode};
+use axum::response::IntoResponse;
+use dormouse_pool::{Error, Failure};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use serde::Serialize;
+
+use crate::OptionError;
+use crate::headers::ERROR_CODE;
+
+/// How much of a console a crash reply carries.
+const CONSOLE_BYTES: usize = 4096;
+
+/// Where the codes are explained; a problem's `type` is this and the code.
+const TYPE_BASE: &str = concat!(env!("CARGO_PKG_REPOSITORY"), "/blob/main/api/errors.md#");
+
+/// What may not stand in a URI reference; `instance` carries a client's own request id.
+const NOT_IN_URI: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'%')
+    .add(b'<')
+    .add(b'>')
+    .add(b'[')
+    .add(b'\\')
+    .add(b']')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'|')
+    .add(b'}');
+
+macro_rules! error_codes {
+    ($($variant:ident $code:literal $status:ident $title:literal;)+) => {
+        /// What went wrong, as a stable word. `api/errors.md` explains each.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum ErrorCode {
+            $(#[doc = concat!("`", $code, "`: ", $title, ".")] $variant,)+
+        }
+
+        impl ErrorCode {
+            /// Every code.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// The stable word, for example `function-crashed`.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $code),+ }
+            }
+
+            /// The HTTP status that goes with it.
+            #[must_use]
+            pub fn status(self) -> StatusCode {
+                match self { $(Self::$variant => StatusCode::$status),+ }
+            }
+
+            /// A few words for people, the same for every problem of this code.
+            #[must_use]
+            pub fn title(self) -> &'static str {
+                match self { $(Self::$variant => $title),+ }
+            }
+        }
+    };
+}
+
+error_codes! {
+    BadRequest "bad-request" BAD_REQUEST "The request is malformed";
+    BadName "bad-name" BAD_REQUEST "Not a function name";
+    BadOption "bad-option" BAD_REQUEST "An option is not possible";
+    BadImage "bad-image" BAD_REQUEST "The image cannot be used";
+    UnknownFunction "unknown-function" NOT_FOUND "No such function";
+    UnknownRoute "unknown-route" NOT_FOUND "No such route";
+    MethodNotAllowed "method-not-allowed" METHOD_NOT_ALLOWED "The route has no such method";
+    RequestTimeout "request-timeout" REQUEST_TIMEOUT "The request came too slowly";
+    TooLarge "too-large" PAYLOAD_TOO_LARGE "The body is too large";
+    HeadTooLarge "head-too-large" REQUEST_HEADER_FIELDS_TOO_LARGE "The headers are too large";
+    QueueFull "queue-full" TOO_MANY_REQUESTS "Too many requests wait for the function";
+    QueueTimeout "queue-timeout" SERVICE_UNAVAILABLE "No instance became free in time";
+    Draining "draining" SERVICE_UNAVAILABLE "The server is shutting down";
+    HostCannot "host-cannot" SERVICE_UNAVAILABLE "The host cannot run functions";
+    FunctionCrashed "function-crashed" BAD_GATEWAY "The function crashed";
+    FunctionExited "function-exited" BAD_GATEWAY "The function exited instead of answering";
+    FunctionError "function-error" BAD_GATEWAY "The function reported an error";
+    BadAnswer "bad-answer" BAD_GATEWAY "The function's answer is not acceptable";
+    FunctionTimeout "function-timeout" GATEWAY_TIMEOUT "The function did not answer in time";
+    InitFailed "init-failed" BAD_GATEWAY "The function failed while it started";
+    InitTimeout "init-timeout" GATEWAY_TIMEOUT "The function was not ready in time";
+    StoreFailed "store-failed" INTERNAL_SERVER_ERROR "The snapshot store failed";
+    Internal "internal" INTERNAL_SERVER_ERROR "Something failed inside the server";
+}
+
+impl ErrorCode {
+    /// The code that is written `text`.
+    #[must_use]
+    pub fn from_text(text: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|code| code.as_str() == text)
+    }
+}
+
+/// An error on its way to a client.
+#[derive(Debug, Clone)]
+pub struct ApiError {
+    code: ErrorCode,
+    detail: String,
+    retry_after: Option<Duration>,
+    console: String,
+    /// What only the log may know.
+    private: Option<String>,
+}
+
+impl ApiError {
+    pub(crate) fn new(code: ErrorCode, detail: impl Into<String>) -> Self {
+        Self {
+            code,
+            detail: detail.into(),
+            retry_after: None,
+            console: String::new(),
+            private: None,
+        }
+    }
+
+    /// What went wrong.
+    #[must_use]
+    pub fn code(&self) -> ErrorCode {
+        self.code
+    }
+
+    /// What went wrong with this request, in one sentence.
+    #[must_use]
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// What the log may know and a client may not.
+    pub(crate) fn private(&self) -> Option<&str> {
+        self.private.as_deref()
+    }
+
+    /// A function's failure, with the end of its console.
+    #[must_use]
+    pub fn from_failure(failure: &Failure, console: &str) -> Self {
+        let code = match failure {
+            Failure::Exited { .. } => ErrorCode::FunctionExited,
+            Failure::TimedOut { .. } => ErrorCode::FunctionTimeout,
+            Failure::BadAnswer { .. } => ErrorCode::BadAnswer,
+            Failure::Reported { .. } => ErrorCode::FunctionError,
+            _ => ErrorCode::FunctionCrashed,
+        };
+        Self {
+            console: end_of(console).to_owned(),
+            ..Self::new(code, sentence(failure))
+        }
+    }
+
+    fn retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+
+    fn private_error(code: ErrorCode, error: &Error) -> Self {
+        Self {
+            private: Some(error.to_string()),
+            ..Self::new(
+                code,
+                format!("{}; its log says more under this request id.", code.title()),
+            )
+        }
+    }
+
+    /// The problem document for the request `request_id`.
+    pub(crate) fn document(&self, request_id: &str) -> Vec<u8> {
+        let problem = Problem {
+            kind: format!("{TYPE_BASE}{}", self.code.as_str()),
+            title: self.code.title(),
+            status: self.code.status().as_u16(),
+            detail: &self.detail,
+            instance: utf8_percent_encode(request_id, NOT_IN_URI).to_string(),
+            code: self.code.as_str(),
+            console: &self.console,
+        };
+        serde_json::to_vec(&problem).unwrap_or_default()
+    }
+}
+
+#[derive(Serialize)]
+struct Problem<'a> {
+    #[serde(rename = "type")]
+    kind: String,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    instance: String,
+    code: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    console: &'a str,
+}
+
+impl From<Error> for ApiError {
+    fn from(error: Error) -> Self {
+        let detail = sentence(&error);
+        match error {
+            Error::UnknownFunction { .. } => Self::new(ErrorCode::UnknownFunction, detail),
+            Error::BadOption { option: "name", .. } => Self::new(ErrorCode::BadName, detail),
+            Error::BadOption { .. } => Self::new(ErrorCode::BadOption, detail),
+            Error::BadImage { .. } => Self::new(ErrorCode::BadImage, detail),
+            Error::Init { failure, console } => {
+                let code = if matches!(failure, Failure::TimedOut { .. }) {
+                    ErrorCode::InitTimeout
+                } else {
+                    ErrorCode::InitFailed
+                };
+                Self {
+                    console: end_of(&console).to_owned(),
+                    ..Self::new(code, detail)
+                }
+            }
+            Error::RequestTooLarge { what: "head", .. } => {
+                Self::new(ErrorCode::HeadTooLarge, detail)
+            }
+            Error::RequestTooLarge { .. } => Self::new(ErrorCode::TooLarge, detail),
+            Error::QueueFull { retry_after, .. } => {
+                Self::new(ErrorCode::QueueFull, detail).retry_after(retry_after)
+            }
+            Error::QueueTimeout { .. } => {
+                Self::new(ErrorCode::QueueTimeout, detail).retry_after(Duration::from_secs(1))
+            }
+            Error::Draining => Self::new(ErrorCode::Draining, detail),
+            Error::Host { .. } => Self::new(ErrorCode::HostCannot, detail),
+            Error::Store(_) => Self::private_error(ErrorCode::StoreFailed, &error),
+            _ => Self::private_error(ErrorCode::Internal, &error),
+        }
+    }
+}
+
+impl From<OptionError> for ApiError {
+    fn from(error: OptionError) -> Self {
+        Self::new(ErrorCode::BadOption, sentence(&error))
+    }
+}
+
+impl std::fmt::Display for ApiError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.detail)
+    }
+}
+
+impl std::error::Error for ApiError {}
+
+impl IntoResponse for ApiError {
+    /// The reply without its body: the envelope writes that.
+    fn into_response(self) -> Response<Body> {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = self.code.status();
+        let headers = response.headers_mut();
+        headers.insert(ERROR_CODE, HeaderValue::from_static(self.code.as_str()));
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(wait) = self.retry_after {
+            // Whole seconds, rounded up: a client that obeys must not come too early.
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        }
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// The last [`CONSOLE_BYTES`] of a console.
+fn end_of(console: &str) -> &str {
+    let mut start = console.len().saturating_sub(CONSOLE_BYTES);
+    while !console.is_char_boundary(start) {
+        start += 1;
+    }
+    &console[start..]
+}
+
+/// An error's text as a sentence: first letter large, full stop at the end.
+fn sentence(error: &dyn std::fmt::Display) -> String {
+    let text = error.to_string();
+    let mut characters = text.chars();
+    let mut sentence: String = characters
+        .next()
+        .into_iter()
+        .flat_map(char::to_uppercase)
+        .chain(characters)
+        .collect();
+    if !sentence.ends_with(['.', '!', '?']) {
+        sentence.push('.');
+    }
+    sentence
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_error_of_the_pool_has_its_code() {
+        let name = || "f".to_owned();
+        let second = Duration::from_secs(1);
+        let init = |failure| Error::Init {
+            failure,
+            console: "booting".into(),
+        };
+        let bad = |option| Error::BadOption {
+            option,
+            value: "x".into(),
+            reason: "no".into(),
+        };
+        let large = |what| Error::RequestTooLarge {
+            what,
+            bytes: 2,
+            limit_bytes: 1,
+        };
+        let timed_out = Failure::TimedOut { limit: second };
+        for (error, code) in [
+            (Error::UnknownFunction { name: name() }, "unknown-function"),
+            (bad("name"), "bad-name"),
+            (bad("memory"), "bad-option"),
+            (Error::BadImage { reason: name() }, "bad-image"),
+            (init(timed_out), "init-timeout"),
+            (init(Failure::Exited { code: 1 }), "init-failed"),
+            (large("body"), "too-large"),
+            (large("head"), "head-too-large"),
+            (
+                Error::QueueFull {
+                    name: name(),
+                    waiting: 1,
+                    retry_after: second,
+                },
+                "queue-full",
+            ),
+            (
+                Error::QueueTimeout {
+                    name: name(),
+                    waited: second,
+                },
+                "queue-timeout",
+            ),
+            (Error::Draining, "draining"),
+            (Error::Host { reason: name() }, "host-cannot"),
+        ] {
+            let api = ApiError::from(error);
+            assert_eq!(api.code().as_str(), code);
+            assert!(api.detail().ends_with('.'), "{}", api.detail());
+            assert_eq!(ErrorCode::from_text(code), Some(api.code()));
+        }
+    }
+
+    #[test]
+    fn who_failed_shows_in_the_status() {
+        let limit = Duration::from_secs(1);
+        let text = String::new;
+        for (failure, code, status) in [
+            (Failure::Crashed { reason: text() }, "function-crashed", 502),
+            (Failure::Exited { code: -1 }, "function-exited", 502),
+            (Failure::Reported { message: text() }, "function-error", 502),
+            (Failure::BadAnswer { reason: text() }, "bad-answer", 502),
+            (Failure::TimedOut { limit }, "function-timeout", 504),
+        ] {
+            let api = ApiError::from_failure(&failure, "");
+            assert_eq!(api.code().as_str(), code);
+            assert_eq!(api.code().status().as_u16(), status);
+        }
+    }
+
+    #[test]
+    fn a_client_waits_long_enough() {
+        let error = ApiError::from(Error::QueueFull {
+            name: "f".into(),
+            waiting: 3,
+            retry_after: Duration::from_millis(1500),
+        });
+        let response = error.into_response();
+        assert_eq!(response.status(), 429);
+        assert_eq!(response.headers()[RETRY_AFTER], "2");
+    }
+
+    #[test]
+    fn inner_details_stay_inside() {
+        let error = ApiError::from(Error::Internal {
+            operation: "KVM_RUN",
+            reason: "ENOMEM".into(),
+        });
+        let document = String::from_utf8(error.document("id")).unwrap();
+        assert!(!document.contains("ENOMEM"), "{document}");
+        assert!(error.private().unwrap().contains("ENOMEM"));
+    }
+
+    #[test]
+    fn a_long_console_is_cut_at_a_character() {
+        let failure = Failure::Exited { code: 1 };
+        let error = ApiError::from_failure(&failure, &"ä".repeat(CONSOLE_BYTES));
+        assert!(error.console.len() <= CONSOLE_BYTES);
+        let odd = format!("{}x", "ä".repeat(CONSOLE_BYTES));
+        let error = ApiError::from_failure(&failure, &odd);
+        assert_eq!(error.console.len(), CONSOLE_BYTES - 1);
+    }
+
+    #[test]
+    fn the_document_is_json_whatever_the_request_id() {
+        let error = ApiError::new(ErrorCode::UnknownRoute, "No.");
+        let document = error.document("a \"b\"");
+        let value: serde_json::Value = serde_json::from_slice(&document).unwrap();
+        assert_eq!(value["instance"], "a%20%22b%22");
+        assert_eq!(value["status"], 404);
+        assert!(value.get("console").is_none());
+        assert!(value["type"].as_str().unwrap().ends_with("#unknown-route"));
+    }
+}
