@@ -89,7 +89,7 @@ pub(crate) async fn deploy(
         })?;
     let config = config_from_options(&options)?;
     let deployed = app.pool().deploy(&name, image, config).await?;
-    tracing::info!(
+    tracing::debug!(
         function = name,
         created = deployed.created,
         boot_us = deployed.boot_us,

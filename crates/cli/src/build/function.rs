@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
-use object::{Object, ObjectSection};
+use object::{Object, ObjectSection, ObjectSymbol};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -20,6 +20,10 @@ const FEATURES_OF: &str = "x86_64-unknown-none";
 
 /// The section by which a loader knows a Hermit application.
 const HERMIT_NOTE: &str = ".note.hermit.entry-version";
+
+/// What the host corrects in a clone, by parts of their mangled names: the kernel's clock and its
+/// pool of random bytes.
+const CORRECTED: [&str; 2] = ["systemtime9BOOT_TIME", "entropy4POOL"];
 
 /// A binary of a crate.
 #[derive(Debug)]
@@ -202,7 +206,21 @@ fn check(image: &Path) -> Result<()> {
             image.display()
         );
     }
+    if !has_symbols(&file) {
+        eprintln!(
+            "warning: the image has no symbols, so the host cannot correct the clock and the \
+             random pool of its clones\nhint: in the crate's [profile.release], say `strip = \
+             \"debuginfo\"` instead of `strip = true`"
+        );
+    }
     Ok(())
+}
+
+fn has_symbols(file: &object::File<'_>) -> bool {
+    CORRECTED.iter().all(|part| {
+        file.symbols()
+            .any(|symbol| symbol.name().is_ok_and(|name| name.contains(part)))
+    })
 }
 
 #[cfg(test)]
@@ -236,5 +254,24 @@ mod tests {
         assert!(message(&["a", "b"], None).contains("binaries a, b"));
         assert!(message(&["a"], Some("x")).contains("binaries a"));
         assert!(message(&[], None).contains("no binary"));
+    }
+
+    #[test]
+    fn the_sample_images_are_lean_and_keep_their_symbols() {
+        // Set by `cargo xtask test`, which builds them.
+        let Some(folder) = std::env::var_os("DORMOUSE_TEST_IMAGES") else {
+            return;
+        };
+        let mut images = 0;
+        for entry in fs::read_dir(folder).unwrap() {
+            let image = entry.unwrap().path();
+            check(&image).unwrap();
+            let bytes = fs::read(&image).unwrap();
+            assert!(bytes.len() < 1_200_000, "{}", image.display());
+            let file = object::File::parse(&*bytes).unwrap();
+            assert!(has_symbols(&file), "{}", image.display());
+            images += 1;
+        }
+        assert!(images > 0);
     }
 }

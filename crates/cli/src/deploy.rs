@@ -1,0 +1,157 @@
+//! `dormouse deploy` and `dormouse snapshot create`: boot an image, snapshot it, publish it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Result;
+use axum::http::Method;
+use bytes::Bytes;
+use clap::Args;
+use dormouse_pool::FunctionConfig;
+use dormouse_server::{bytes_from_text, config_from_options, query_from_config};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::Value;
+
+use crate::api::{Api, Place, function_path};
+use crate::exit::{Exit, Failed};
+use crate::output::{self, Format, Function};
+
+/// Boots an image, snapshots it when it is ready, and publishes the snapshot under a name
+///
+/// The same image with the same options again changes nothing.
+#[derive(Debug, Args)]
+pub(crate) struct DeployArgs {
+    /// The function's name
+    name: String,
+
+    /// The Hermit image
+    image: PathBuf,
+
+    #[command(flatten)]
+    guest: GuestArgs,
+
+    /// How long one invocation may run, for example 500ms
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "10s")]
+    timeout: Duration,
+
+    /// How long the boot may take until the function is ready
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "60s")]
+    init_timeout: Duration,
+
+    /// How many invocations may run at once
+    #[arg(long, value_name = "NUMBER", default_value_t = 8)]
+    concurrency: usize,
+
+    /// How the result is printed
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    format: Format,
+
+    #[command(flatten)]
+    place: Place,
+
+    /// Arguments of the function's `main`
+    #[arg(last = true, value_name = "ARGS")]
+    args: Vec<String>,
+}
+
+/// What every way to start a guest takes.
+#[derive(Debug, Args)]
+pub(crate) struct GuestArgs {
+    /// Guest memory: at least 16MiB, a multiple of 2MiB
+    #[arg(long, value_name = "SIZE", value_parser = bytes_from_text, default_value = "64MiB")]
+    pub(crate) memory: u64,
+
+    /// Guest-physical base address, a multiple of 2 MiB [default: random]
+    #[arg(long, value_name = "ADDRESS")]
+    base: Option<String>,
+
+    /// A variable of the guest's environment; may be given several times
+    #[arg(short, long, value_name = "NAME=VALUE")]
+    env: Vec<String>,
+}
+
+impl GuestArgs {
+    /// The base, the environment and `args`, read as the API reads them.
+    pub(crate) fn config(&self, args: &[String]) -> Result<FunctionConfig> {
+        let mut options: Vec<(&str, &str)> = Vec::new();
+        options.extend(self.base.iter().map(|base| ("base", base.as_str())));
+        options.extend(self.env.iter().map(|env| ("env", env.as_str())));
+        options.extend(args.iter().map(|arg| ("arg", arg.as_str())));
+        let config = config_from_options(&options)
+            .map_err(|error| Failed::new(Exit::Usage, error.to_string()))?;
+        Ok(FunctionConfig {
+            memory_bytes: self.memory,
+            ..config
+        })
+    }
+}
+
+/// Runs the command.
+pub(crate) async fn deploy(args: &DeployArgs) -> Result<()> {
+    let image = read_file(&args.image)?;
+    let config = FunctionConfig {
+        timeout_ms: millis(args.timeout),
+        init_timeout_ms: millis(args.init_timeout),
+        concurrency: args.concurrency,
+        ..args.guest.config(&args.args)?
+    };
+    let api = Api::open(&args.place)?;
+    let path = format!(
+        "{}?{}",
+        function_path(&args.name),
+        query_from_config(&config)
+    );
+
+    let spinner = spinner(format!("booting and snapshotting {}", args.name));
+    let result = api.json(Method::PUT, &path, image).await;
+    spinner.finish_and_clear();
+    api.close().await;
+    report(&result?, args.format)
+}
+
+/// Reads a whole file of the user's.
+pub(crate) fn read_file(path: &Path) -> Result<Bytes> {
+    std::fs::read(path).map(Bytes::from).map_err(|error| {
+        Failed::new(
+            Exit::NoInput,
+            format!("cannot read {}: {error}", path.display()),
+        )
+        .into()
+    })
+}
+
+fn report(deployed: &Value, format: Format) -> Result<()> {
+    let function = Function::from_json(&deployed["function"])?;
+    let ms = |name: &str| deployed[name].as_u64().unwrap_or_default() as f64 / 1e3;
+    if deployed["created"].as_bool() == Some(true) {
+        eprintln!(
+            "{} is deployed: booted in {:.1} ms, snapshotted in {:.1} ms",
+            function.name,
+            ms("boot_us"),
+            ms("snapshot_us")
+        );
+    } else {
+        eprintln!(
+            "{} was deployed already with this image and these options",
+            function.name
+        );
+    }
+    match format {
+        Format::Json => output::json(deployed),
+        Format::Table => output::functions(&[function]),
+    }
+}
+
+/// A spinner on stderr; nothing where that is no terminal.
+fn spinner(message: String) -> ProgressBar {
+    let style = ProgressStyle::with_template("{spinner} {msg} [{elapsed}]")
+        .unwrap_or_else(|_| ProgressStyle::default_spinner());
+    let spinner = ProgressBar::new_spinner().with_style(style);
+    spinner.set_message(message);
+    spinner.enable_steady_tick(Duration::from_millis(100));
+    spinner
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,154 @@
+//! What goes to stdout: tables for people, JSON for programs.
+
+use std::io::{self, Write};
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+use comfy_table::{Table, presets};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::exit::{Exit, Failed};
+
+const PAGE_BYTES: u64 = 4096;
+
+/// How data is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// What a table shows of a function.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Function {
+    pub(crate) name: String,
+    pub(crate) snapshot: String,
+    pub(crate) created_unix_ms: u64,
+    pub(crate) image_digest: String,
+    pub(crate) image_bytes: u64,
+    pub(crate) memory_bytes: u64,
+    pub(crate) data_bytes: u64,
+    pub(crate) working_set_pages: u64,
+    pub(crate) config: Value,
+}
+
+impl Function {
+    /// Reads one from an API's reply.
+    pub(crate) fn from_json(value: &Value) -> Result<Self> {
+        Self::deserialize(value).or_else(|error| {
+            bail!(Failed::new(
+                Exit::Protocol,
+                format!("the server's reply lacks something: {error}"),
+            ))
+        })
+    }
+}
+
+/// Prints JSON.
+pub(crate) fn json(value: &Value) -> Result<()> {
+    text(&format!("{value:#}\n"))
+}
+
+/// Prints functions, one a line.
+pub(crate) fn functions(functions: &[Function]) -> Result<()> {
+    let header = ["NAME", "SNAPSHOT", "MEMORY", "DATA", "WORKING SET", "AGE"];
+    let cells: Vec<_> = functions
+        .iter()
+        .map(|function| {
+            [
+                function.name.clone(),
+                function.snapshot.clone(),
+                bytes(function.memory_bytes),
+                bytes(function.data_bytes),
+                format!("{} pages", function.working_set_pages),
+                age(function.created_unix_ms),
+            ]
+        })
+        .collect();
+    rows(&header, &cells)
+}
+
+/// Prints rows under a header.
+pub(crate) fn rows<C: AsRef<str>, const COLUMNS: usize>(
+    header: &[&str; COLUMNS],
+    rows: &[[C; COLUMNS]],
+) -> Result<()> {
+    let mut table = table();
+    table.set_header(header);
+    for row in rows {
+        table.add_row(row.iter().map(AsRef::as_ref));
+    }
+    print(table)
+}
+
+/// Prints one thing, a property a line.
+pub(crate) fn properties(properties: &[(&str, String)]) -> Result<()> {
+    let mut table = table();
+    for (name, value) in properties {
+        table.add_row([*name, value]);
+    }
+    print(table)
+}
+
+/// Everything about one function, as properties.
+pub(crate) fn describe(function: &Function) -> Vec<(&'static str, String)> {
+    let pages = |count: u64| format!("{}, {count} pages", bytes(count * PAGE_BYTES));
+    vec![
+        ("name", function.name.clone()),
+        ("snapshot", function.snapshot.clone()),
+        ("taken", age(function.created_unix_ms) + " ago"),
+        ("image", bytes(function.image_bytes)),
+        ("image digest", function.image_digest.clone()),
+        ("memory", pages(function.memory_bytes / PAGE_BYTES)),
+        ("data", pages(function.data_bytes / PAGE_BYTES)),
+        ("working set", pages(function.working_set_pages)),
+        ("config", function.config.to_string()),
+    ]
+}
+
+/// A size as people read it.
+pub(crate) fn bytes(bytes: u64) -> String {
+    indicatif::BinaryBytes(bytes).to_string()
+}
+
+/// Writes to stdout. A reader that has read enough is no error.
+pub(crate) fn text(text: &str) -> Result<()> {
+    raw(text.as_bytes())
+}
+
+/// Writes bytes to stdout as they are.
+pub(crate) fn raw(bytes: &[u8]) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+fn table() -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table
+}
+
+/// Columns stand two spaces apart, and lines begin and end with text.
+fn print(mut table: Table) -> Result<()> {
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    text(&format!("{}\n", table.trim_fmt()))
+}
+
+fn age(created_unix_ms: u64) -> String {
+    let created = std::time::UNIX_EPOCH + std::time::Duration::from_millis(created_unix_ms);
+    let elapsed = created.elapsed().unwrap_or_default();
+    let whole = std::time::Duration::from_secs(elapsed.as_secs());
+    let all = humantime::format_duration(whole).to_string();
+    // The two largest units say enough.
+    let mut units = all.split_whitespace();
+    let (first, second) = (units.next().unwrap_or_default(), units.next());
+    second.map_or_else(|| first.to_owned(), |second| format!("{first} {second}"))
+}

@@ -1,0 +1,126 @@
+//! `dormouse serve`: the HTTP server over a store.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use dormouse_pool::{Pool, PoolConfig};
+use dormouse_server::{App, Limits, bytes_from_text};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::api::open_store;
+use crate::exit::{Exit, Failed};
+
+/// Serves the functions of a store over HTTP until it is told to stop
+///
+/// SIGINT or SIGTERM lets the requests that run finish; a second one ends at once.
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// Address and port to listen on; port 0 picks a free one
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    listen: String,
+
+    /// The store [env: DORMOUSE_STORE] [default: snapshots/store]
+    #[arg(long, value_name = "DIR")]
+    store: Option<PathBuf>,
+
+    /// Write the URL into this file once the server listens
+    #[arg(long, value_name = "FILE")]
+    url_file: Option<PathBuf>,
+
+    /// How many invocations may run at once, over all functions
+    #[arg(long, value_name = "NUMBER", default_value_t = PoolConfig::default().max_concurrency)]
+    max_concurrency: usize,
+
+    /// How many requests may wait for one function
+    #[arg(long, value_name = "NUMBER", default_value_t = PoolConfig::default().max_queue)]
+    queue: usize,
+
+    /// How long a request may wait
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "10s")]
+    queue_timeout: Duration,
+
+    /// How many VM shells are kept ready for each function in use
+    #[arg(long, value_name = "NUMBER", default_value_t = PoolConfig::default().shells_ahead)]
+    shells_ahead: usize,
+
+    /// The largest image that may be deployed
+    #[arg(long, value_name = "SIZE", value_parser = bytes_from_text, default_value = "64MiB")]
+    max_image: u64,
+
+    /// How many connections may be open at once
+    #[arg(long, value_name = "NUMBER", default_value_t = Limits::default().connections)]
+    max_connections: usize,
+
+    /// How long running requests may take to finish on shutdown
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "30s")]
+    grace: Duration,
+}
+
+/// Runs the command.
+pub(crate) async fn serve(args: &ServeArgs) -> Result<()> {
+    let config = PoolConfig {
+        max_concurrency: args.max_concurrency,
+        max_queue: args.queue,
+        queue_timeout: args.queue_timeout,
+        shells_ahead: args.shells_ahead,
+    };
+    let limits = Limits {
+        image_bytes: usize::try_from(args.max_image).unwrap_or(usize::MAX),
+        connections: args.max_connections,
+        grace: args.grace,
+        ..Limits::default()
+    };
+    // Before the listener, so that whoever sees the port open can rely on the signals.
+    let stop = stop_signal()?;
+    let pool = Pool::new(open_store(args.store.clone())?, config);
+    let listener = TcpListener::bind(&args.listen).await.map_err(|error| {
+        Failed::new(
+            Exit::Unavailable,
+            format!("cannot listen on {}: {error}", args.listen),
+        )
+        .hint("another server may run there; --listen takes another address or port")
+    })?;
+    let url = format!("http://{}", listener.local_addr()?);
+    if let Some(file) = &args.url_file {
+        write_url(file, &url).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    eprintln!("listening on {url}");
+    dormouse_server::serve(listener, App::new(pool, limits), stop).await?;
+    eprintln!("stopped");
+    Ok(())
+}
+
+/// In one rename, so that a reader never sees half a URL.
+fn write_url(file: &Path, url: &str) -> Result<()> {
+    let folder = file
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let mut half = tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new(".")))?;
+    writeln!(half, "{url}")?;
+    half.persist(file)?;
+    Ok(())
+}
+
+/// Resolves at the first SIGINT or SIGTERM; the second ends the process.
+fn stop_signal() -> Result<impl Future<Output = ()>> {
+    async fn either(interrupt: &mut Signal, terminate: &mut Signal) {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    }
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(async move {
+        either(&mut interrupt, &mut terminate).await;
+        eprintln!("stopping; once more ends at once");
+        tokio::spawn(async move {
+            either(&mut interrupt, &mut terminate).await;
+            std::process::exit(i32::from(Exit::Temporary as u8));
+        });
+    })
+}
