@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak, mpsc};
 use std::time::{Duration, Instant};
 
-use dormouse_pager::{Pager, PagerConfig, Policy, Touched};
+use dormouse_pager::{Pager, PagerConfig, Policy};
 use dormouse_vmm::{Shell, Stop, Vm};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
@@ -96,6 +96,8 @@ struct Machine {
     /// Taken by a running guest, which gives it back.
     shell: Option<Shell>,
     pager: Pager,
+    /// Whether the last run was recorded for the working set.
+    is_recording: bool,
 }
 
 /// The thread: build, then serve until the last handle is gone or an instance is retired.
@@ -117,8 +119,7 @@ fn serve(function: &Weak<Function>, inbox: &mpsc::Receiver<Job>) {
         let Some(function) = function.upgrade() else {
             return;
         };
-        let queue_us = elapsed_us(job.arrival);
-        let outcome = machine.invoke(&function, &job, queue_us);
+        let outcome = machine.invoke(&function, &job);
         let is_healthy = outcome
             .as_ref()
             .is_ok_and(|outcome| matches!(outcome.result, Ok(_) | Err(Failure::Reported { .. })));
@@ -129,18 +130,25 @@ fn serve(function: &Weak<Function>, inbox: &mpsc::Receiver<Job>) {
             instance,
             ..
         } = job;
-        if is_healthy && machine.pager.is_alive() {
-            // Parked before the permits are back: who gets one finds an instance.
-            function.park(instance);
-            drop(permits);
-            let _ = reply.send(outcome);
-            machine.pager.detach();
-        } else {
+        if !(is_healthy && machine.pager.is_alive()) {
             drop(permits);
             let _ = reply.send(outcome);
             function.refill();
             return;
         }
+        if machine.is_recording {
+            // Learning takes longer than an answer should have to wait.
+            let _ = reply.send(outcome);
+            machine.learn(&function);
+            function.park(instance);
+            drop(permits);
+        } else {
+            // Parked before the permits are back: who gets one finds an instance.
+            function.park(instance);
+            drop(permits);
+            let _ = reply.send(outcome);
+        }
+        machine.pager.detach();
     }
 }
 
@@ -157,11 +165,13 @@ impl Machine {
         Ok(Self {
             shell: Some(shell),
             pager,
+            is_recording: false,
         })
     }
 
     /// Restores the snapshot, runs the guest on the request, and says what came of it.
-    fn invoke(&mut self, function: &Function, job: &Job, queue_us: u64) -> Result<Outcome, Error> {
+    fn invoke(&mut self, function: &Function, job: &Job) -> Result<Outcome, Error> {
+        let queue_us = elapsed_us(job.arrival);
         let shell = self.shell.take().ok_or_else(|| Error::Internal {
             operation: "restoring",
             reason: "the instance lost its shell in the invocation before".to_owned(),
@@ -193,10 +203,7 @@ impl Machine {
             return Err(error.into());
         }
         let stats = self.pager.stats();
-        if matches!(policy, Policy::Record) && matches!(result, Ok(Ok(_))) {
-            let touched: Touched = self.pager.touched()?;
-            function.learn(touched);
-        }
+        self.is_recording = matches!(policy, Policy::Record);
         self.shell = Some(vm.into_shell());
         Ok(Outcome {
             start: job.start,
@@ -211,6 +218,16 @@ impl Machine {
             result: result?,
             console: console.text(),
         })
+    }
+
+    /// Adds what the last run touched to the function's working set.
+    fn learn(&self, function: &Function) {
+        match self.pager.touched() {
+            Ok(touched) => function.learn(touched),
+            Err(error) => {
+                tracing::warn!(function = %function.name(), %error, "a run was not recorded");
+            }
+        }
     }
 }
 
