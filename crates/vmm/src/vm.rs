@@ -216,6 +216,9 @@ impl Vm {
         state.clock.set_tsc(&host, &shell)?;
         state.vcpu.set(&mut shell)?;
         state.clock.set_boot_time(&host, &shell)?;
+        // Registers and events wait in the shared page: should the guest be saved before it has
+        // run, KVM must take them first.
+        shell.io_pending = true;
         let booted = Booted {
             clock: state.clock.origin(),
             load_address: state.load_address,
@@ -245,6 +248,10 @@ impl Vm {
     }
 
     fn run_armed(&mut self, thread: &VcpuThread, deadline: Instant) -> Result<Stop, Error> {
+        // A kick from before this thread was known sent no signal.
+        if self.shell.interrupter.take() {
+            return Ok(Stop::Interrupted);
+        }
         let mut report_end: Option<Instant> = None;
         loop {
             self.exits += 1;
