@@ -193,7 +193,7 @@ fn check(result: libc::c_int) -> io::Result<()> {
     }
 }
 
-/// Lets the kick signal through while `vcpu` is in the guest, and nothing else.
+/// Lets the kick signal through while `vcpu` is in the guest.
 ///
 /// # Errors
 /// [`Error::Kvm`] where the call fails.
@@ -207,9 +207,21 @@ pub(crate) fn unblock_in_guest(vcpu: &VcpuFd) -> Result<(), Error> {
     /// `_IOW(KVMIO, 0x8b, struct kvm_signal_mask)`, whose size is 4.
     const KVM_SET_SIGNAL_MASK: libc::c_ulong = 0x4004_ae8b;
 
+    // All others as this thread has them, so that ^C ends a program whose guest spins.
+    let mut blocked = 0u64;
+    // SAFETY: the set is zeroed, then filled in by pthread_sigmask, and outlives the calls.
+    unsafe {
+        let mut set: libc::sigset_t = MaybeUninit::zeroed().assume_init();
+        libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), &mut set);
+        for signal in 1..=64 {
+            if libc::sigismember(&set, signal) == 1 {
+                blocked |= 1 << (signal - 1);
+            }
+        }
+    }
     let mask = SignalMask {
         len: 8,
-        blocked: !(1u64 << (kick_signal() - 1)),
+        blocked: blocked & !(1u64 << (kick_signal() - 1)),
     };
     // SAFETY: the kernel reads `len` bytes of the set behind the struct's first field; both live
     // until the call returns.
