@@ -35,7 +35,10 @@ const MSR_IA32_TSC_DEADLINE: u32 = 0x6E0;
 /// The MSRs that are saved, in the order in which they are set (Intel SDM vol. 4; AMD APM vol. 2,
 /// A). `APIC_BASE` and `EFER` are part of the system registers; MSRs that tell of the host and
 /// those of features that guests are not offered stay out.
-const SAVED_MSRS: [u32; 15] = [
+///
+/// KVM's own MSRs are all here although Hermit uses none: some name guest memory that KVM writes
+/// to, so one that a guest left behind in a shell would corrupt the next.
+const SAVED_MSRS: [u32; 20] = [
     0x174,       // IA32_SYSENTER_CS
     0x175,       // IA32_SYSENTER_ESP
     0x176,       // IA32_SYSENTER_EIP
@@ -50,6 +53,11 @@ const SAVED_MSRS: [u32; 15] = [
     0xC000_0103, // TSC_AUX
     0x4B56_4D00, // KVM wall clock (kvmclock)
     0x4B56_4D01, // KVM system time (kvmclock)
+    0x4B56_4D06, // KVM asynchronous page faults: the interrupt
+    0x4B56_4D02, // KVM asynchronous page faults
+    0x4B56_4D03, // KVM steal time
+    0x4B56_4D04, // KVM end of interrupt by memory
+    0x4B56_4D05, // KVM poll control
     MSR_IA32_TSC_DEADLINE,
 ];
 
