@@ -211,10 +211,13 @@ impl ClockState {
     }
 }
 
+/// A symbol that claims to be larger is not the one that is sought: an image may say anything.
+const MAX_SYMBOL_BYTES: u64 = 4096;
+
 /// The aligned words of a symbol with their addresses.
 fn words(ram: &GuestRam, address: u64, size: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
-    let start = address.next_multiple_of(8);
-    let end = address.saturating_add(size);
+    let start = address.checked_next_multiple_of(8).unwrap_or(u64::MAX);
+    let end = address.saturating_add(size.min(MAX_SYMBOL_BYTES));
     (start..end.saturating_sub(7))
         .step_by(8)
         .filter_map(|address| Some((address, ram.read_u64(address).ok()?)))

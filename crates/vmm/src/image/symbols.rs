@@ -16,12 +16,17 @@ impl Symbols {
         let Ok(elf) = object::File::parse(file) else {
             return Self::default();
         };
+        // Every entry of a hostile table may name the same long string; in an honest one names
+        // share little.
+        let mut name_bytes = file.len();
         let mut entries: Vec<_> = elf
             .symbols()
             .filter(|symbol| matches!(symbol.kind(), SymbolKind::Text | SymbolKind::Data))
             .filter_map(|symbol| {
-                let name = symbol.name().ok()?.to_owned();
-                Some((symbol.address().checked_add(offset)?, symbol.size(), name))
+                let name = symbol.name().ok()?;
+                name_bytes = name_bytes.checked_sub(name.len())?;
+                let address = symbol.address().checked_add(offset)?;
+                Some((address, symbol.size(), name.to_owned()))
             })
             .collect();
         entries.sort_unstable();
