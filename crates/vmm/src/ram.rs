@@ -143,6 +143,10 @@ impl GuestRam {
     ///
     /// # Safety
     /// No vCPU may run on this memory and nothing else may access it while the slice lives.
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "the memory is the guest's, not a field; exclusive access is the caller's promise"
+    )]
     pub(crate) unsafe fn exclusive_slice(
         &self,
         address: u64,

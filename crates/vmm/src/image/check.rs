@@ -409,7 +409,7 @@ fn is_zero_in_file(file: &File<'_>, segments: &[Segment], address: u64) -> bool 
                     .checked_sub(segment.address)
                     .is_some_and(|at| at < segment.memory_bytes)
         });
-        loaded.is_none_or(|segment| {
+        loaded.is_some_and(|segment| {
             let at = address - segment.address;
             at >= segment.file_bytes
                 || file

@@ -110,13 +110,19 @@ impl GuestImage {
 
     /// Copies the kernel into guest memory and relocates it.
     pub(crate) fn load(&self, ram: &GuestRam) -> Result<Loaded, Error> {
-        let start = self
-            .fixed_base
-            .map_or(ram.base() + crate::layout::KERNEL_OFFSET, |_| {
-                self.fixed_base.unwrap_or_default()
+        let lowest = ram.base() + crate::layout::KERNEL_OFFSET;
+        let start = self.fixed_base.unwrap_or(lowest);
+        if start < lowest {
+            // It would overwrite the page tables that it starts with, or lies outside.
+            return Err(Error::Image {
+                reason: format!(
+                    "the image must stand at {start:#x}, but in a guest at {:#x} it can stand from \
+                     {lowest:#x}; choose a lower base, or link it elsewhere",
+                    ram.base()
+                ),
             });
+        }
         let object = self.object()?;
-        let start = object.start_addr().unwrap_or(start);
         let too_large = Error::ImageTooLarge {
             image_bytes: self.memory_bytes,
             memory_bytes: ram.len(),
