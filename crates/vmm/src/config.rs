@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::image::{GuestImage, Interface};
-use crate::layout::{HUGE_PAGE_BYTES, MAX_MEMORY_BYTES, MIN_MEMORY_BYTES, RANDOM_BASE_END, V1_END};
+use crate::layout::{
+    DEVICES, HUGE_PAGE_BYTES, MAX_MEMORY_BYTES, MIN_MEMORY_BYTES, RANDOM_BASE_END, V1_END, V2_END,
+};
 use crate::paging::Mapping;
 
 /// How a machine is made and what its program is told.
@@ -45,36 +47,51 @@ impl Placement {
     pub fn choose(config: &MachineConfig, image: &GuestImage) -> Result<Self, Error> {
         let end = match image.interface() {
             Interface::V1 => V1_END,
-            Interface::V2 => u64::MAX >> 1,
+            Interface::V2 => V2_END,
         };
         let fixed = config.base.or(image.fixed_base());
         let base = match fixed {
             Some(base) => base,
-            None => random_base(config.memory_bytes)?,
+            None => random_base(config.memory_bytes, image.interface())?,
         };
         let placement = Self {
             base,
             memory_bytes: config.memory_bytes,
         };
+        placement.check_size()?;
+        placement.check_end(end)?;
         placement.check()?;
-        if base
-            .checked_add(config.memory_bytes)
-            .is_none_or(|guest_end| guest_end > end)
-        {
-            return Err(Error::BaseTooHigh {
-                base,
-                memory_bytes: config.memory_bytes,
-                end,
-            });
-        }
         Ok(placement)
+    }
+
+    fn check_end(&self, end: u64) -> Result<(), Error> {
+        let Self { base, memory_bytes } = *self;
+        match base.checked_add(memory_bytes) {
+            Some(guest_end) if guest_end <= end => Ok(()),
+            _ => Err(Error::BaseTooHigh {
+                base,
+                memory_bytes,
+                end,
+            }),
+        }
     }
 
     /// Checks what must hold for every guest, also for one that a snapshot file describes.
     ///
     /// # Errors
-    /// An unaligned base, or a size that is out of range or more than the host has.
+    /// An unaligned base, a size that is out of range or more than the host has, or a range that no
+    /// CPU addresses or that covers the interrupt controllers.
     pub fn check(&self) -> Result<(), Error> {
+        self.check_size()?;
+        self.check_end(V2_END)?;
+        let Self { base, memory_bytes } = *self;
+        if base < DEVICES.end && base + memory_bytes > DEVICES.start {
+            return Err(Error::OverDevices { base, memory_bytes });
+        }
+        Ok(())
+    }
+
+    fn check_size(&self) -> Result<(), Error> {
         let Self { base, memory_bytes } = *self;
         if !base.is_multiple_of(HUGE_PAGE_BYTES) {
             return Err(Error::BaseUnaligned { base });
@@ -106,18 +123,35 @@ impl Placement {
     }
 }
 
-/// A random base below 3 GiB for a guest of this size.
-fn random_base(memory_bytes: u64) -> Result<u64, Error> {
-    let room = RANDOM_BASE_END.saturating_sub(memory_bytes) / HUGE_PAGE_BYTES;
-    if room < 2 {
-        // Only base 0 is left, or nothing; the checks that follow say which.
-        return Ok(0);
+const GIB_BYTES: u64 = 1 << 30;
+
+/// A random base below 3 GiB for a guest of this size, or 4 GiB where it does not fit there.
+///
+/// A guest of less than 1 GiB gets a place inside one GiB, the page at its end included: Hermit 0.10
+/// takes over the start mapping of the GiB that holds its kernel and stops with
+/// `ParentEntryHugePage` when it maps a stack into what is left of it in the next.
+fn random_base(memory_bytes: u64, interface: Interface) -> Result<u64, Error> {
+    let places_in = |room: u64| room.saturating_sub(memory_bytes) / HUGE_PAGE_BYTES;
+    let (region_bytes, regions) = if memory_bytes < GIB_BYTES {
+        (GIB_BYTES, RANDOM_BASE_END / GIB_BYTES)
+    } else {
+        (RANDOM_BASE_END, 1)
+    };
+    let places = places_in(region_bytes);
+    if places * regions < 2 {
+        // With v1 only base 0 is left, or nothing; the checks that follow say which.
+        return Ok(match interface {
+            Interface::V1 => 0,
+            Interface::V2 => DEVICES.end,
+        });
     }
     let random = getrandom::u64().map_err(|e| Error::System {
         operation: "drawing a random base",
         source: e.into(),
     })?;
-    Ok((1 + random % (room - 1)) * HUGE_PAGE_BYTES)
+    // Never place 0: a base of 0 is for those who ask for it.
+    let place = 1 + random % (places * regions - 1);
+    Ok(place / places * region_bytes + place % places * HUGE_PAGE_BYTES)
 }
 
 fn host_memory_bytes() -> u64 {

@@ -38,6 +38,18 @@ pub enum Error {
         /// The limit.
         end: u64,
     },
+    /// The guest's memory would cover addresses of devices.
+    #[error(
+        "a guest of {memory_bytes} bytes at base {base:#x} covers the devices from {start:#x} to {end:#x}; choose a base from {end:#x}, or less memory",
+        start = crate::layout::DEVICES.start,
+        end = crate::layout::DEVICES.end
+    )]
+    OverDevices {
+        /// As requested.
+        base: u64,
+        /// As requested.
+        memory_bytes: u64,
+    },
     /// The page tables do not fit into their area.
     #[error(
         "mapping {length_bytes} bytes at base {base:#x} takes more than the {frames} page-table frames there are; use less memory"

@@ -39,6 +39,11 @@ pub const KERNEL_OFFSET: u64 = 0x4_0000;
 pub const MIN_MEMORY_BYTES: u64 = 16 << 20;
 /// With hypercall interface v1 parameter addresses have 32 bits and MMIO begins at 3 GiB.
 pub const V1_END: u64 = 3 << 30;
+/// With hypercall interface v2 the limit is what CPUs of today address and what four levels of page
+/// tables reach in the lower half, whichever is less.
+pub const V2_END: u64 = 1 << 46;
+/// Where the interrupt controllers and the firmware of a PC stand; guest memory cannot.
+pub const DEVICES: Range<u64> = 0xfec0_0000..1 << 32;
 /// Where random bases end: below the hole that PC hardware keeps under 4 GiB.
 pub const RANDOM_BASE_END: u64 = V1_END;
 /// The largest guest: what the table area can map (28 page directories of 1 GiB, rounded down).
