@@ -61,7 +61,11 @@ impl FileServer {
         if self.open.len() >= MAX_OPEN {
             return Err(errno::EMFILE);
         }
-        let file = self.open_beneath(path).map_err(|e| guest_errno(&e))?;
+        // Non-blocking, so that opening a FIFO cannot hang the guest.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let file = self
+            .open_beneath(path, flags)
+            .map_err(|e| guest_errno(&e))?;
         if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
             return Err(errno::EISDIR);
         }
@@ -72,7 +76,7 @@ impl FileServer {
         Ok(fd)
     }
 
-    fn open_beneath(&self, path: &[u8]) -> io::Result<File> {
+    fn open_beneath(&self, path: &[u8], flags: OFlags) -> io::Result<File> {
         let folder = self.folder.as_ref().ok_or(io::ErrorKind::NotFound)?;
         let below = match path.strip_prefix(MOUNT_POINT) {
             Some(rest) if rest.is_empty() || rest.starts_with(b"/") => rest,
@@ -86,8 +90,7 @@ impl FileServer {
             [] => Path::new("."),
             relative => Path::new(std::ffi::OsStr::from_bytes(relative)),
         };
-        // Non-blocking, so that opening a FIFO cannot hang the guest; CLOEXEC as everywhere.
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let flags = flags | OFlags::CLOEXEC;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         let fd = rustix::fs::openat2(folder, relative, flags, Mode::empty(), resolve)?;
         Ok(File::from(fd))
@@ -120,10 +123,15 @@ impl FileServer {
         }
     }
 
-    /// Metadata of a path (`follow` symbolic links or not) or of an open file.
+    /// Metadata of a path or of an open file.
     pub(super) fn metadata(&mut self, what: What<'_>) -> Result<std::fs::Metadata, i32> {
         let metadata = match what {
-            What::Path(path) => self.open_beneath(path).and_then(|file| file.metadata()),
+            What::Path { path, follow } => {
+                let no_follow = OFlags::NOFOLLOW;
+                let flags = OFlags::PATH | if follow { OFlags::empty() } else { no_follow };
+                self.open_beneath(path, flags)
+                    .and_then(|file| file.metadata())
+            }
             What::Open(fd) => match self.open.get(&fd) {
                 Some(file) => file.metadata(),
                 None => return Err(errno::EBADF),
@@ -135,7 +143,11 @@ impl FileServer {
 
 /// Whose metadata are asked for.
 pub(super) enum What<'a> {
-    Path(&'a [u8]),
+    Path {
+        path: &'a [u8],
+        /// Whether a symbolic link stands for what it points to.
+        follow: bool,
+    },
     Open(i32),
 }
 

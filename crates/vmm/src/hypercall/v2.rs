@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use uhyve_interface::v2::HypercallAddress;
 use uhyve_interface::v2::parameters::{
     CloseParams, FileAttr, FstatParams, GetdentParams, LseekParams, MkdirParams, OpenParams,
-    ReadParams, SerialReadBufferParams, SerialWriteBufferParams, StatParams, Timespec,
+    ReadParams, SerialReadBufferParams, SerialWriteBufferParams, StatKind, StatParams, Timespec,
     UnlinkParams, WriteParams,
 };
 
@@ -94,8 +94,12 @@ fn serve(io: &mut GuestIo, ram: &GuestRam, rdi: u64, function: HypercallAddress)
         HypercallAddress::FileStat => {
             let name = get_u64(offset_of!(StatParams, name))?;
             let attributes = get_u64(offset_of!(StatParams, attr))?;
+            let follow = get_i32(offset_of!(StatParams, kind))? != StatKind::LStat as i32;
             let found = match io.path(ram, name)? {
-                Some(path) => io.files.metadata(What::Path(&path)),
+                Some(path) => io.files.metadata(What::Path {
+                    path: &path,
+                    follow,
+                }),
                 None => Err(errno::ENAMETOOLONG),
             };
             let errno = put_attributes(ram, attributes, found)?;
