@@ -63,7 +63,12 @@ impl ExceptionWatch {
             }
         }
         if self.text.len() > MAX_REPORT_BYTES {
-            self.text.clear();
+            // Of a report the beginning tells; anything else can go.
+            let mut keep = if self.seen { MAX_REPORT_BYTES } else { 0 };
+            while !self.text.is_char_boundary(keep) {
+                keep -= 1;
+            }
+            self.text.truncate(keep);
         }
         self.seen
     }
