@@ -14,24 +14,31 @@ use serde_json::Value;
 
 use crate::progress::Step;
 use crate::repo::Repo;
-use crate::{functions, setup};
+use crate::{functions, readme, setup};
 
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
     /// Stop the server at the end instead of leaving it running
     #[arg(long)]
     once: bool,
+    /// Write the table into README.md
+    #[arg(long)]
+    readme: bool,
 }
 
 /// What is shown: function, the path below it that is asked for, and what the answer must hold.
 const SHOWN: [(&str, &str, &str); 3] = [
     ("hello", "/", "Hello from Dormouse!"),
     ("wordfreq", "/?word=bade", "\"word\":\"bade\""),
-    ("whoami", "/", "\"requests\":1,"),
+    ("whoami", "/", "\"requests\":1}"),
 ];
 /// Answers after the first that the medians are taken of.
 const NEXT_ANSWERS: usize = 50;
 const PAGE_BYTES: u64 = 4096;
+/// What stands under the table.
+const EXPLAINED: &str = "\
+Times as this client sees them, over one connection that stays open; `restore` is the server's part
+of the first answer. Each answer comes from a clone that nobody used before.";
 
 /// Runs the demo.
 pub(crate) fn run(repo: &Repo, args: &DemoArgs) -> Result<()> {
@@ -47,11 +54,11 @@ pub(crate) fn run(repo: &Repo, args: &DemoArgs) -> Result<()> {
     }
     client.deploy(&images, "echo")?;
 
-    println!("\n{}", table(&rows));
-    println!(
-        "Times as this client sees them, over one connection that stays open; `restore` is the \
-         server's part of\nthe first answer. Each answer comes from a clone that nobody used before."
-    );
+    let transcript = format!("{}\n{EXPLAINED}", table(&rows));
+    println!("\n{transcript}");
+    if args.readme {
+        readme::write(repo, &transcript)?;
+    }
     let url = &server.url;
     if args.once {
         return server.stop();

@@ -6,6 +6,7 @@
 mod demo;
 mod functions;
 mod progress;
+mod readme;
 mod repo;
 mod setup;
 mod test;
