@@ -8,7 +8,7 @@
 use std::cell::OnceCell;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::{Duration, Instant};
@@ -190,6 +190,25 @@ fn check(result: libc::c_int) -> io::Result<()> {
         Ok(())
     } else {
         Err(io::Error::last_os_error())
+    }
+}
+
+/// Waits until `input` can be read without waiting, or has ended; false where a kick came first.
+pub(crate) fn wait_for_input(input: BorrowedFd<'_>) -> bool {
+    let mut poll = libc::pollfd {
+        fd: input.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: the set is zeroed, then filled in by pthread_sigmask; all structs outlive the calls.
+    // The signal is let through for the call only, as in `KVM_RUN`.
+    unsafe {
+        let mut set: libc::sigset_t = MaybeUninit::zeroed().assume_init();
+        libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), &mut set);
+        libc::sigdelset(&mut set, kick_signal());
+        let ready = libc::ppoll(&mut poll, 1, std::ptr::null(), &set);
+        // Another failure than a signal is for the read to report.
+        ready >= 0 || io::Error::last_os_error().kind() != io::ErrorKind::Interrupted
     }
 }
 

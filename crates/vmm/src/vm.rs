@@ -139,6 +139,8 @@ pub struct Vm {
     namer: Namer,
     booted: Booted,
     exits: u64,
+    /// A hypercall that a kick ended while it waited for input; to be made again first.
+    waiting: Option<(u16, u32)>,
 }
 
 impl std::fmt::Debug for Vm {
@@ -187,6 +189,7 @@ impl Vm {
             namer,
             booted,
             exits: 0,
+            waiting: None,
         })
     }
 
@@ -230,6 +233,7 @@ impl Vm {
             namer,
             booted,
             exits: 0,
+            waiting: None,
         })
     }
 
@@ -291,6 +295,9 @@ impl Vm {
 
     /// One `KVM_RUN` and what its exit asks for.
     fn enter(&mut self) -> Result<Next, Error> {
+        if let Some((port, value)) = self.waiting.take() {
+            return Ok(self.port_written(port, value));
+        }
         let exit = match self.shell.vcpu.run() {
             Ok(exit) => exit,
             Err(errno) => {
@@ -366,6 +373,10 @@ impl Vm {
         match self.io.call(&self.shell.ram, call) {
             None | Some(Ok(Done::Continue)) => Next::Continue,
             Some(Ok(Done::Exit(code))) => Next::Stop(Stop::Exit(code)),
+            Some(Ok(Done::Again)) => {
+                self.waiting = Some((port, value));
+                Next::Signal
+            }
             Some(Err(BadHypercall(reason))) => {
                 let place = self.place(shared.regs.rip);
                 Next::Stop(crash(
@@ -427,6 +438,11 @@ impl Vm {
                     "it has {} files of the host open; close them before it becomes ready",
                     self.io.open_files()
                 ),
+            });
+        }
+        if self.waiting.is_some() {
+            return Err(Error::NotSavable {
+                reason: "it waits for input; let it read before it becomes ready".to_owned(),
             });
         }
         self.shell.complete_io()?;

@@ -9,12 +9,14 @@ mod v1;
 mod v2;
 
 use std::io::Read;
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use crate::config::MachineConfig;
 use crate::console::{ExceptionWatch, GuestOutput, Stream};
 use crate::error::Error;
 use crate::image::Interface;
+use crate::kick;
 use crate::paging;
 use crate::ram::GuestRam;
 use files::FileServer;
@@ -40,6 +42,8 @@ pub(crate) enum Done {
     Continue,
     /// The guest has ended with this code.
     Exit(i32),
+    /// A kick came while the call waited for input: it must be made again.
+    Again,
 }
 
 /// Why a hypercall cannot be served, in one sentence.
@@ -203,7 +207,8 @@ impl GuestIo {
         let mut bytes = vec![0; COPY_BYTES.min(usize::try_from(len).unwrap_or(COPY_BYTES))];
         let result = if fd == 0 {
             if self.stdin {
-                std::io::stdin().read(&mut bytes)
+                // Not by `std::io::stdin`, whose buffer the wait before would not know of.
+                rustix::io::read(std::io::stdin(), &mut bytes).map_err(Into::into)
             } else {
                 Ok(0)
             }
@@ -220,6 +225,11 @@ impl GuestIo {
             }
             Err(error) => Ok(-i64::from(files::guest_errno(&error))),
         }
+    }
+
+    /// Whether a read from `fd` must wait no longer: there is input, or its end, or no wait for it.
+    fn is_readable(&self, fd: i32) -> bool {
+        fd != 0 || !self.stdin || kick::wait_for_input(std::io::stdin().as_fd())
     }
 
     /// The path at a guest-physical address, up to its NUL.

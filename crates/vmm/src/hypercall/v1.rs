@@ -76,6 +76,9 @@ fn serve(io: &mut GuestIo, ram: &GuestRam, call: Call, function: HypercallAddres
         }
         HypercallAddress::FileRead => {
             let fd = parameters.i32(offset_of!(ReadParams, fd))?;
+            if !io.is_readable(fd) {
+                return Ok(Done::Again);
+            }
             let buffer = parameters.u64(offset_of!(ReadParams, buf))?;
             let len = parameters.u64(offset_of!(ReadParams, len))?;
             let result = io.read(ram, fd, in_virtual(buffer), len)?;

@@ -53,6 +53,9 @@ fn serve(io: &mut GuestIo, ram: &GuestRam, rdi: u64, function: HypercallAddress)
             io.write_out(ram, Stream::Kernel, Buffer::Physical(buffer), len)?;
         }
         HypercallAddress::SerialReadBuffer => {
+            if !io.is_readable(0) {
+                return Ok(Done::Again);
+            }
             let len = get_u64(offset_of!(SerialReadBufferParams, maxlen))?;
             let buffer = get_u64(offset_of!(SerialReadBufferParams, buf))?;
             let count = io.read(ram, 0, Buffer::Physical(buffer), len)?.max(0);
@@ -67,6 +70,9 @@ fn serve(io: &mut GuestIo, ram: &GuestRam, rdi: u64, function: HypercallAddress)
         }
         HypercallAddress::FileRead => {
             let fd = get_i32(offset_of!(ReadParams, fd))?;
+            if !io.is_readable(fd) {
+                return Ok(Done::Again);
+            }
             let buffer = get_u64(offset_of!(ReadParams, buf))?;
             let len = get_u64(offset_of!(ReadParams, len))?;
             let result = io.read(ram, fd, Buffer::Physical(buffer), len)?;
