@@ -2,14 +2,15 @@
 
 mod support;
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-use dormouse_vmm::{CrashKind, Interface, MachineConfig, Symbols};
+use dormouse_vmm::{CrashKind, Interface, MachineConfig, Stop, Symbols};
 use support::puppet::Puppet;
-use support::{assert_crash, kvm_or_skip, machine};
+use support::{assert_crash, far, kvm_or_skip, machine};
 
 const ENOENT: i32 = 2;
 const EBADF: i32 = 9;
@@ -426,4 +427,53 @@ fn standard_input_is_read_where_the_user_allows_it() {
     );
     let told = String::from_utf8_lossy(&done.stdout).into_owned();
     assert!(told.contains("1 passed"), "{told}");
+}
+
+/// Set in the child process of the next test, whose standard input stays silent at first.
+const WAITING_CHILD: &str = "DORMOUSE_TEST_WAITING_CHILD";
+
+#[test]
+fn a_guest_that_waits_for_input_meets_its_deadline_and_can_go_on() {
+    kvm_or_skip!();
+    if std::env::var_os(WAITING_CHILD).is_some() {
+        let config = MachineConfig {
+            stdin: true,
+            ..machine()
+        };
+        let mut guest = Puppet::boot(Interface::V2, &config);
+        let buffer = guest.put(&[0; 16]);
+        let words = [16, 0, buffer, 0];
+        let call: Vec<u8> = words.into_iter().flat_map(u64::to_le_bytes).collect();
+        let call = guest.put(&call);
+        let deadline = Instant::now() + Duration::from_millis(50);
+        assert_eq!(guest.out_until(0x1130, call, deadline), Stop::TimedOut);
+        assert!(Instant::now() >= deadline);
+        let refused = guest.vm.save(&Symbols::default()).unwrap_err().to_string();
+        assert!(refused.contains("waits for input"), "{refused}");
+
+        guest.vm.interrupter().interrupt();
+        assert_eq!(guest.vm.run(far()).unwrap(), Stop::Interrupted);
+        println!("waiting");
+        assert!(matches!(
+            guest.vm.run(far()).unwrap(),
+            Stop::Exchange { .. }
+        ));
+        assert_eq!(guest.get_i64(call + 8), 5);
+        assert_eq!(&guest.get::<5>(buffer), b"late\n");
+        return;
+    }
+    let name = "a_guest_that_waits_for_input_meets_its_deadline_and_can_go_on";
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture"])
+        .env(WAITING_CHILD, "1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("waiting")));
+    stdin.write_all(b"late\n").unwrap();
+    assert!(lines.any(|line| line.unwrap().contains("1 passed")));
+    assert!(child.wait().unwrap().success());
 }

@@ -110,7 +110,14 @@ fn a_hermit_program_goes_on_after_any_number_of_restores() {
     let symbols = image.symbols(vm.load_address());
     let mut used_shell = None;
     let mut restores = 0;
+    let begun = Instant::now();
     loop {
+        // A timer or a wake-up that a restore loses shows as a sleep without end.
+        assert!(
+            begun.elapsed() < Duration::from_secs(120),
+            "still not done after {restores} restores:\n{}",
+            output.kernel()
+        );
         match vm.run(soon(20 + random.below(200))).unwrap() {
             Stop::TimedOut => {}
             Stop::Exit(code) => {

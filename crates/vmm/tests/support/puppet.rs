@@ -5,6 +5,7 @@
 //! list of what the guest does and what comes of it, and everything goes through the real vCPU.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use dormouse_abi::EXCHANGE_PORT;
 use dormouse_vmm::{GuestImage, Interface, MachineConfig, Stop, Vm};
@@ -180,10 +181,26 @@ impl Puppet {
     }
 
     fn act(&mut self, action: Action, target: u64, value: u64, in_rdi: u64) -> Stop {
+        self.act_until(action, target, value, in_rdi, far())
+    }
+
+    fn act_until(
+        &mut self,
+        action: Action,
+        target: u64,
+        value: u64,
+        in_rdi: u64,
+        deadline: Instant,
+    ) -> Stop {
         let words = [action as u64, target, value, in_rdi, 0];
         let bytes: Vec<u8> = words.into_iter().flat_map(u64::to_le_bytes).collect();
         self.vm.write_virtual(self.block, &bytes).unwrap();
-        self.vm.run(far()).unwrap()
+        self.vm.run(deadline).unwrap()
+    }
+
+    /// As [`Puppet::out`], with a deadline of its own; where it stops.
+    pub(crate) fn out_until(&mut self, port: u16, in_rdi: u64, deadline: Instant) -> Stop {
+        self.act_until(Action::Out, port.into(), 0, in_rdi, deadline)
     }
 
     fn result(&mut self, action: Action, target: u64, value: u64) -> u64 {
