@@ -231,8 +231,10 @@ impl Client {
     /// Deploys a function, invokes it, and returns its row of the table.
     fn show(&self, images: &Path, name: &str, path: &str, expected: &str) -> Result<[String; 8]> {
         let deployed = self.deploy(images, name)?;
-        // A connection that is open already, as a client's usually is.
-        self.agent.get(format!("{}/livez", self.url)).call()?;
+        // A connection that is open already, as a client's usually is; it stays open only when its
+        // answer has been read.
+        let mut alive = self.agent.get(format!("{}/livez", self.url)).call()?;
+        alive.body_mut().read_to_string()?;
 
         let first = self.invoke(name, path, expected)?;
         let step = Step::begin(&format!("invoking {name} {NEXT_ANSWERS} times"));

@@ -124,11 +124,13 @@ impl Function {
             .arg(cargo::option_with_path("-Clinker=", &tools.rust_lld))
             .arg(cargo::option_with_path("-Clink-arg=", kernel))
             .env("RUST_TARGET_PATH", &targets);
-        cargo::run(
-            command,
-            &format!("building {} (std too, the first time)", self.name),
-            &format!("{} cannot be built", self.name),
-        )?;
+        let step = if target_dir.join(target).exists() {
+            format!("building {}", self.name)
+        } else {
+            format!("building std (once) and {}", self.name)
+        };
+        let on_failure = format!("{} cannot be built", self.name);
+        cargo::run(command, &step, &on_failure)?;
         let image = target_dir.join(target).join("release").join(&self.name);
         check(&image)?;
         Ok(image)
