@@ -137,6 +137,7 @@ fn failed(error: Error) -> Failed {
         Error::MemorySize { .. }
         | Error::BaseUnaligned { .. }
         | Error::BaseTooHigh { .. }
+        | Error::OverDevices { .. }
         | Error::OutOfTableFrames { .. }
         | Error::ImageTooLarge { .. }
         | Error::ArgumentsTooLarge { .. }

@@ -182,7 +182,9 @@ impl From<dormouse_vmm::Error> for Error {
                 value: format!("{length_bytes} bytes"),
                 reason,
             },
-            Vmm::BaseUnaligned { base } | Vmm::BaseTooHigh { base, .. } => Self::BadOption {
+            Vmm::BaseUnaligned { base }
+            | Vmm::BaseTooHigh { base, .. }
+            | Vmm::OverDevices { base, .. } => Self::BadOption {
                 option: "base",
                 value: format!("{base:#x}"),
                 reason,
