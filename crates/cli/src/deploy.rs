@@ -9,12 +9,12 @@ use bytes::Bytes;
 use clap::Args;
 use dormouse_pool::FunctionConfig;
 use dormouse_server::{bytes_from_text, config_from_options, query_from_config};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
 use crate::api::{Api, Place, function_path};
 use crate::exit::{Exit, Failed};
 use crate::output::{self, Format, Function};
+use crate::progress::Step;
 
 /// Boots an image, snapshots it when it is ready, and publishes the snapshot under a name
 ///
@@ -102,9 +102,12 @@ pub(crate) async fn deploy(args: &DeployArgs) -> Result<()> {
         query_from_config(&config)
     );
 
-    let spinner = spinner(format!("booting and snapshotting {}", args.name));
+    let step = Step::begin(&format!("booting and snapshotting {}", args.name));
     let result = api.json(Method::PUT, &path, image).await;
-    spinner.finish_and_clear();
+    match &result {
+        Ok(_) => step.done(),
+        Err(_) => step.failed(),
+    }
     api.close().await;
     report(&result?, args.format)
 }
@@ -140,16 +143,6 @@ fn report(deployed: &Value, format: Format) -> Result<()> {
         Format::Json => output::json(deployed),
         Format::Table => output::functions(&[function]),
     }
-}
-
-/// A spinner on stderr; nothing where that is no terminal.
-fn spinner(message: String) -> ProgressBar {
-    let style = ProgressStyle::with_template("{spinner} {msg} [{elapsed}]")
-        .unwrap_or_else(|_| ProgressStyle::default_spinner());
-    let spinner = ProgressBar::new_spinner().with_style(style);
-    spinner.set_message(message);
-    spinner.enable_steady_tick(Duration::from_millis(100));
-    spinner
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -11,6 +11,7 @@ mod doctor;
 mod exit;
 mod invoke;
 mod output;
+mod progress;
 mod run;
 mod serve;
 mod snapshot;

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow};
 use rustix::fs::{FlockOperation, flock};
 
-use super::progress::Step;
 use super::toolchain::Compiler;
+use crate::progress::Step;
 
 /// A folder that one build uses at a time.
 #[derive(Debug)]

@@ -8,8 +8,8 @@ use std::process::{Command, Output};
 
 use anyhow::{Context, Result, anyhow};
 
-use super::progress::Step;
 use super::toolchain::Compiler;
+use crate::progress::Step;
 
 /// `CARGO_*` variables that say how to reach a registry or how to talk, not what to build.
 const HARMLESS: [&str; 7] = [

@@ -11,7 +11,6 @@ mod cache;
 mod cargo;
 mod function;
 mod kernel;
-mod progress;
 mod toolchain;
 
 use std::fs;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// A step under way.
-pub(super) struct Step {
+pub(crate) struct Step {
     what: String,
     started: Instant,
     spinner: Option<ProgressBar>,
@@ -14,7 +14,7 @@ pub(super) struct Step {
 
 impl Step {
     /// Says what begins.
-    pub(super) fn begin(what: &str) -> Self {
+    pub(crate) fn begin(what: &str) -> Self {
         let spinner = std::io::stderr().is_terminal().then(|| {
             let style = ProgressStyle::with_template("{spinner} {msg} [{elapsed}]")
                 .unwrap_or_else(|_| ProgressStyle::default_spinner());
@@ -34,7 +34,7 @@ impl Step {
     }
 
     /// Says that the step succeeded, where it took long enough to matter.
-    pub(super) fn done(self) {
+    pub(crate) fn done(self) {
         let seconds = self.started.elapsed().as_secs_f64();
         if let Some(spinner) = &self.spinner {
             spinner.finish_and_clear();
@@ -45,7 +45,7 @@ impl Step {
     }
 
     /// Ends the step; its error speaks for itself.
-    pub(super) fn failed(self) {
+    pub(crate) fn failed(self) {
         if let Some(spinner) = &self.spinner {
             spinner.finish_and_clear();
         }
