@@ -207,8 +207,11 @@ fn default_sysroot() -> Option<PathBuf> {
         .then(|| PathBuf::from(sysroot.trim()))
 }
 
+/// Whether the tool runs as [`super::kernel`] will run it: without the libraries of a cargo that
+/// happens to be around it.
 fn runs(program: &Path) -> bool {
     Command::new(program)
+        .env_remove("LD_LIBRARY_PATH")
         .arg("--version")
         .output()
         .is_ok_and(|output| output.status.success())
