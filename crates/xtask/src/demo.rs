@@ -54,7 +54,8 @@ pub(crate) fn run(repo: &Repo, args: &DemoArgs) -> Result<()> {
     }
     client.deploy(&images, "echo")?;
 
-    let transcript = format!("{}\n{EXPLAINED}", table(&rows));
+    let shown = client.transcript("hello", "/")?;
+    let transcript = format!("{}\n{EXPLAINED}\n\n{shown}", table(&rows));
     println!("\n{transcript}");
     if args.readme {
         readme::write(repo, &transcript)?;
@@ -226,6 +227,23 @@ impl Client {
             start_type: header("x-start-type"),
             restore_ms: timing(&header("server-timing"), "restore"),
         })
+    }
+
+    /// One more request and its whole answer, as `curl -i` shows them.
+    fn transcript(&self, name: &str, path: &str) -> Result<String> {
+        let url = format!("{}/v1/functions/{name}/invoke{path}", self.url);
+        let mut response = self.agent.get(&url).call()?;
+        let mut text = format!(
+            "$ curl -i {url}\n{:?} {}\n",
+            response.version(),
+            response.status()
+        );
+        for (name, value) in response.headers() {
+            text.push_str(&format!("{name}: {}\n", value.to_str().unwrap_or("?")));
+        }
+        text.push('\n');
+        text.push_str(&response.body_mut().read_to_string()?);
+        Ok(text)
     }
 
     /// Deploys a function, invokes it, and returns its row of the table.
