@@ -41,6 +41,8 @@ pub(crate) struct Function {
     /// As many permits as the function may have invocations at once.
     pub(crate) permits: Arc<Semaphore>,
     pub(crate) waiting: AtomicUsize,
+    /// Holders of all permits that an invocation needs.
+    pub(crate) running: Arc<AtomicUsize>,
     counters: Counters,
 }
 
@@ -129,6 +131,7 @@ impl Function {
             idle: Mutex::new(Vec::new()),
             instances_ahead,
             waiting: AtomicUsize::new(0),
+            running: Arc::default(),
             counters: Counters::default(),
         });
         function.refill();
@@ -274,16 +277,12 @@ impl Function {
 
     pub(crate) fn stats(&self) -> FunctionStats {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let running = self
-            .config
-            .concurrency
-            .saturating_sub(self.permits.available_permits());
         FunctionStats {
             invocations: get(&self.counters.invocations),
             failures: get(&self.counters.failures),
             timeouts: get(&self.counters.timeouts),
             refused: get(&self.counters.refused),
-            running: running as u64,
+            running: self.running.load(Ordering::Relaxed) as u64,
             waiting: self.waiting.load(Ordering::Relaxed) as u64,
             restore_us_total: get(&self.counters.restore_us),
             run_us_total: get(&self.counters.run_us),

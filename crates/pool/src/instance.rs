@@ -14,7 +14,7 @@
 //! A job carries the only handle of its instance, and the permits that it runs under. So an instance
 //! is in one place at a time, and a caller that goes away takes nothing with it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak, mpsc};
 use std::time::{Duration, Instant};
 
@@ -37,8 +37,31 @@ pub(crate) struct Instance {
 
 /// The right to run one invocation: counted by the function, and by the whole pool.
 pub(crate) struct Permits {
-    pub(crate) _function: OwnedSemaphorePermit,
-    pub(crate) _pool: OwnedSemaphorePermit,
+    _function: OwnedSemaphorePermit,
+    _pool: OwnedSemaphorePermit,
+    running: Arc<AtomicUsize>,
+}
+
+impl Permits {
+    pub(crate) fn new(
+        function: &Function,
+        own: OwnedSemaphorePermit,
+        all: OwnedSemaphorePermit,
+    ) -> Self {
+        let running = Arc::clone(&function.running);
+        running.fetch_add(1, Ordering::Relaxed);
+        Self {
+            _function: own,
+            _pool: all,
+            running,
+        }
+    }
+}
+
+impl Drop for Permits {
+    fn drop(&mut self) {
+        self.running.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// One request for one instance.

@@ -273,10 +273,7 @@ impl Pool {
         if let Ok(own) = Arc::clone(&own).try_acquire_owned()
             && let Ok(all) = Arc::clone(&all).try_acquire_owned()
         {
-            return Ok(Permits {
-                _function: own,
-                _pool: all,
-            });
+            return Ok(Permits::new(function, own, all));
         }
         let config = &self.inner.config;
         let waiting = Waiting::new(function);
@@ -293,10 +290,7 @@ impl Pool {
             let own: OwnedSemaphorePermit =
                 own.acquire_owned().await.map_err(|_| Error::Draining)?;
             let all = all.acquire_owned().await.map_err(|_| Error::Draining)?;
-            Ok(Permits {
-                _function: own,
-                _pool: all,
-            })
+            Ok(Permits::new(function, own, all))
         };
         match tokio::time::timeout(config.queue_timeout, both).await {
             Ok(permits) => permits,
