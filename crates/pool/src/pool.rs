@@ -114,7 +114,12 @@ impl Pool {
             blocking(move || {
                 let value = serde_json::to_value(&config)
                     .map_err(|e| Error::internal("storing the configuration")(e.into()))?;
-                Ok((store.manifest(&name).ok(), Digest::of(&digest_of), value))
+                // A snapshot whose image is damaged is none that may stay: a host that cannot restore
+                // it would need the image.
+                let existing = store.open_newest::<deploy::SavedFunction>(&name).ok();
+                let existing = existing.filter(|snapshot| snapshot.image().is_ok());
+                let manifest = existing.map(|snapshot| snapshot.manifest);
+                Ok((manifest, Digest::of(&digest_of), value))
             })
             .await?
         };
