@@ -1,0 +1,204 @@
+//! The real `dormouse` command.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::SystemTime;
+
+use crate::{Client, eventually, files_below, host, images};
+
+/// The command over one store.
+#[derive(Debug)]
+pub struct Dormouse {
+    store: PathBuf,
+}
+
+/// How a command ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// Its exit code.
+    pub code: i32,
+    /// What it wrote to stdout.
+    pub stdout: Vec<u8>,
+    /// What it wrote to stderr.
+    pub stderr: String,
+}
+
+impl Ended {
+    /// What it wrote to stdout, after a success.
+    ///
+    /// # Panics
+    /// Where it failed.
+    #[track_caller]
+    #[must_use]
+    pub fn ok(self) -> Vec<u8> {
+        assert_eq!(self.code, 0, "{}", self.stderr);
+        self.stdout
+    }
+
+    /// The message of its one error.
+    ///
+    /// # Panics
+    /// Where there is none or more, where it wrote data, or panicked.
+    #[track_caller]
+    #[must_use]
+    pub fn error(&self) -> &str {
+        assert!(self.stdout.is_empty(), "data beside an error: {self:?}");
+        assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
+        let mut errors = self
+            .stderr
+            .lines()
+            .filter_map(|line| line.strip_prefix("error: "));
+        match (errors.next(), errors.next()) {
+            (Some(error), None) => error,
+            _ => panic!("not one error: {}", self.stderr),
+        }
+    }
+}
+
+impl Dormouse {
+    /// The command over the store in `folder`; nothing where guests cannot run.
+    #[must_use]
+    pub fn over(folder: &Path) -> Option<Self> {
+        host::runs_guests().then(|| Self {
+            store: folder.to_owned(),
+        })
+    }
+
+    fn command(&self, arguments: &[&OsStr]) -> Command {
+        let mut command = Command::new(binary());
+        command
+            .args(arguments)
+            .arg("--store")
+            .arg(&self.store)
+            .env_remove("DORMOUSE_SERVER")
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a subcommand.
+    ///
+    /// # Panics
+    /// Where it cannot be started or dies of a signal.
+    #[track_caller]
+    pub fn run(&self, arguments: &[&str]) -> Ended {
+        let arguments: Vec<_> = arguments.iter().map(OsStr::new).collect();
+        let output = self.command(&arguments).output().expect("the command runs");
+        Ended {
+            code: output.status.code().expect("it was not killed"),
+            stdout: output.stdout,
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// Deploys a file.
+    #[track_caller]
+    pub fn deploy(&self, name: &str, file: &Path) -> Ended {
+        self.run(&["deploy", name, file.to_str().expect("a path of text")])
+    }
+
+    /// Deploys a sample function under its own name.
+    ///
+    /// # Panics
+    /// Where it cannot be deployed.
+    #[track_caller]
+    pub fn deploy_sample(&self, sample: &str) {
+        let _ = self.deploy(sample, &images::path(sample)).ok();
+    }
+
+    /// Starts a server, a process of its own.
+    ///
+    /// # Panics
+    /// Where it does not start.
+    #[must_use]
+    pub fn serve(&self) -> Serving {
+        let folder = tempfile::tempdir().expect("a folder");
+        let url_file = folder.path().join("url");
+        let arguments = ["serve", "--listen", "127.0.0.1:0", "--url-file"];
+        let mut arguments: Vec<_> = arguments.iter().map(OsStr::new).collect();
+        arguments.push(url_file.as_os_str());
+        let process = self
+            .command(&arguments)
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the server starts");
+        let mut serving = Serving {
+            process,
+            client: Client::new(""),
+        };
+        eventually("the server listens", || url_file.exists());
+        let url = fs::read_to_string(&url_file).expect("a URL");
+        serving.client = Client::new(url.trim());
+        serving
+    }
+}
+
+/// A server in a process of its own; it ends with this value.
+#[derive(Debug)]
+pub struct Serving {
+    process: Child,
+    client: Client,
+}
+
+impl Serving {
+    /// A client of it.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The binary beside this test's own, built first where it is older than its sources:
+/// `cargo test --workspace` has built it, `cargo test -p dormouse-tests` has not.
+fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        let own = std::env::current_exe().expect("the test's own path");
+        // target/<profile>/deps/<test>
+        let folder = own.ancestors().nth(2).expect("a profile's folder");
+        let binary = folder.join("dormouse");
+        if modified(&binary) < newest_source() {
+            build(folder);
+        }
+        assert!(binary.exists(), "no {}", binary.display());
+        binary
+    })
+}
+
+fn modified(path: &Path) -> Option<SystemTime> {
+    fs::metadata(path).ok()?.modified().ok()
+}
+
+fn newest_source() -> Option<SystemTime> {
+    let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates");
+    ["abi", "vmm", "snapshot", "pager", "pool", "server", "cli"]
+        .iter()
+        .flat_map(|name| files_below(&crates.join(name).join("src")))
+        .filter_map(|file| modified(&file))
+        .max()
+}
+
+fn build(profile_folder: &Path) {
+    let profile = match profile_folder.file_name().and_then(OsStr::to_str) {
+        Some("debug") | None => "dev",
+        Some(profile) => profile,
+    };
+    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(["build", "--quiet", "--package", "dormouse-cli"])
+        .args(["--profile", profile, "--target-dir"])
+        .arg(profile_folder.parent().expect("a target folder"))
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status()
+        .expect("cargo runs");
+    assert!(status.success(), "the dormouse command does not build");
+}

@@ -1,0 +1,235 @@
+//! How much runs at once, who waits, and what happens to those that wait too long or go away.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use dormouse_pool::PoolConfig;
+use dormouse_tests::{Client, Reply, Server, Setup, eventually};
+
+fn with_pool(pool: PoolConfig) -> Option<Server> {
+    Server::with(Setup {
+        pool,
+        ..Setup::default()
+    })
+}
+
+#[track_caller]
+fn sleeps(client: &Client, function: &str, ms: u64) {
+    let reply = client.invoke(function, &format!("/?sleep_ms={ms}")).ok();
+    assert_eq!(reply.json()["requests"], 1);
+}
+
+/// The most that ran at once while `count` requests for each function were answered.
+fn most_at_once(server: &Server, functions: &[&str], count: usize) -> u64 {
+    thread::scope(|scope| {
+        let requests: Vec<_> = functions
+            .iter()
+            .flat_map(|function| std::iter::repeat_n(*function, count))
+            .map(|function| scope.spawn(move || sleeps(server.client(), function, 200)))
+            .collect();
+        let mut most = 0;
+        while requests.iter().any(|request| !request.is_finished()) {
+            most = most.max(server.stats().running);
+            thread::sleep(Duration::from_millis(1));
+        }
+        for request in requests {
+            request.join().expect("every request is answered");
+        }
+        most
+    })
+}
+
+#[test]
+fn a_function_runs_as_often_as_it_may_and_no_more() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    server.deploy_as("narrow", "whoami", "?concurrency=2");
+    assert_eq!(most_at_once(&server, &["narrow"], 8), 2);
+}
+
+#[test]
+fn all_functions_together_run_as_often_as_they_may_and_no_more() {
+    let Some(server) = with_pool(PoolConfig {
+        max_concurrency: 3,
+        ..PoolConfig::default()
+    }) else {
+        return;
+    };
+    server.deploy_as("one", "whoami", "");
+    server.deploy_as("two", "whoami", "");
+    assert_eq!(most_at_once(&server, &["one", "two"], 6), 3);
+}
+
+/// Fills the one place of `whoami` and one place of its queue, and sends one request more.
+fn one_too_many(server: &Server) -> Reply {
+    server.deploy_as("whoami", "whoami", "?concurrency=1");
+    thread::scope(|scope| {
+        scope.spawn(|| sleeps(server.client(), "whoami", 1500));
+        eventually("one runs", || server.stats().running == 1);
+        let waiting = scope.spawn(|| server.client().invoke("whoami", "/"));
+        eventually("one waits", || server.stats().waiting == 1);
+        let refused = server.client().invoke("whoami", "/");
+        let _ = waiting.join().expect("it is answered");
+        refused
+    })
+}
+
+#[track_caller]
+fn says_when_to_come_back(reply: &Reply) {
+    let seconds: u64 = reply.header("retry-after").parse().expect("whole seconds");
+    assert!(seconds >= 1);
+}
+
+#[test]
+fn a_full_queue_refuses() {
+    let Some(server) = with_pool(PoolConfig {
+        max_queue: 1,
+        ..PoolConfig::default()
+    }) else {
+        return;
+    };
+    let refused = one_too_many(&server);
+    assert_eq!(refused.problem().kind(), (429, "queue-full"));
+    says_when_to_come_back(&refused);
+    sleeps(server.client(), "whoami", 0);
+}
+
+#[test]
+fn who_waits_too_long_is_refused() {
+    let Some(server) = with_pool(PoolConfig {
+        queue_timeout: Duration::from_millis(100),
+        ..PoolConfig::default()
+    }) else {
+        return;
+    };
+    server.deploy_as("whoami", "whoami", "?concurrency=1");
+    thread::scope(|scope| {
+        scope.spawn(|| sleeps(server.client(), "whoami", 1500));
+        eventually("one runs", || server.stats().running == 1);
+        let refused = server.client().invoke("whoami", "/");
+        assert_eq!(refused.problem().kind(), (503, "queue-timeout"));
+        says_when_to_come_back(&refused);
+    });
+    assert_eq!(server.stats().waiting, 0);
+    sleeps(server.client(), "whoami", 0);
+}
+
+/// Sends a request and goes away without waiting for the reply, as soon as `when` holds.
+fn goes_away(server: &Server, target: &str, when: impl FnMut() -> bool) {
+    let address = server.client().url().trim_start_matches("http://");
+    let mut stream = TcpStream::connect(address).expect("a connection");
+    let request =
+        format!("GET /v1/functions/whoami/invoke{target} HTTP/1.1\r\nHost: {address}\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("it is sent");
+    eventually("the request has come that far", when);
+}
+
+fn at_rest(server: &Server) {
+    eventually("nothing runs", || {
+        let stats = server.stats();
+        (stats.running, stats.waiting) == (0, 0)
+    });
+}
+
+#[test]
+fn a_client_that_goes_away_takes_no_instance_with_it() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    server.deploy_as("whoami", "whoami", "?concurrency=1");
+    sleeps(server.client(), "whoami", 0);
+    for _ in 0..3 {
+        // What the last run touched is learnt after its reply.
+        at_rest(&server);
+        // One that runs, and one that waits behind it.
+        goes_away(&server, "/?sleep_ms=1500", || server.stats().running == 1);
+        goes_away(&server, "/", || server.stats().waiting == 1);
+    }
+    at_rest(&server);
+    eventually("the instance is back", || server.stats().shells == 1);
+    sleeps(server.client(), "whoami", 0);
+}
+
+#[test]
+fn shutdown_finishes_what_runs_and_takes_nothing_new() {
+    let Some(mut server) = Server::start() else {
+        return;
+    };
+    server.deploy("whoami");
+    let client = server.client().clone();
+    thread::scope(|scope| {
+        let running = scope.spawn(|| client.invoke("whoami", "/?sleep_ms=1500"));
+        eventually("it runs", || server.stats().running == 1);
+        server.begin_stop();
+        let newcomer = server.new_client();
+        eventually("new requests are refused", || {
+            newcomer
+                .try_send("GET", "/readyz", &[], b"")
+                .is_none_or(|reply| reply.status == 503)
+        });
+        assert!(!running.is_finished(), "the server did not wait");
+        let refused = newcomer.invoke("whoami", "/");
+        assert_eq!(refused.problem().kind(), (503, "draining"));
+        let finished = running.join().expect("it is answered");
+        assert_eq!(finished.ok().json()["requests"], 1);
+    });
+    server.stop();
+    assert!(
+        client.try_send("GET", "/livez", &[], b"").is_none(),
+        "it serves on"
+    );
+}
+
+fn livez_takes(client: &Client) -> Duration {
+    let begun = Instant::now();
+    let _ = client.get("/livez").ok();
+    begun.elapsed()
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+/// Guests that spin take the processors, but never the runtime's only thread.
+#[test]
+fn guests_that_spin_do_not_block_the_runtime() {
+    const SPIN: Duration = Duration::from_secs(3);
+    let Some(server) = Server::with(Setup {
+        workers: 1,
+        ..Setup::default()
+    }) else {
+        return;
+    };
+    server.deploy_as(
+        "spinning",
+        "faulty",
+        &format!("?timeout_ms={}", SPIN.as_millis()),
+    );
+    let client = server.client();
+    let idle = median((0..50).map(|_| livez_takes(client)).collect());
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let reply = client.invoke("spinning", "/spin");
+                assert_eq!(reply.problem().kind(), (504, "function-timeout"));
+            });
+        }
+        eventually("both spin", || server.stats().running == 2);
+        let busy = median((0..50).map(|_| livez_takes(client)).collect());
+        assert_eq!(
+            server.stats().running,
+            2,
+            "the replies came only after the guests"
+        );
+        // The guests share the processors with us; a runtime that waits for one takes all of SPIN.
+        let bound = (idle * 50).min(SPIN / 4);
+        assert!(
+            busy < bound,
+            "{busy:?} with spinning guests, {idle:?} without"
+        );
+    });
+}

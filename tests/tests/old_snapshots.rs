@@ -1,0 +1,140 @@
+//! Snapshots that are old: time is right in their clones, and where they cannot be restored any
+//! more the function is booted anew.
+
+use dormouse_tests::{Client, Edited, Server, edit, unix_ms};
+
+const HOUR_NS: u64 = 3600 * 1_000_000_000;
+
+/// Real time may be wrong by that: the bound.
+const CLOCK_MS: u64 = 100;
+
+#[track_caller]
+fn knows_the_time(client: &Client) {
+    let before = unix_ms();
+    let json = client.invoke("whoami", "/").ok().json();
+    let after = unix_ms();
+    let time = json["real_time_unix_ms"].as_u64().expect("a time");
+    assert!(
+        (before - CLOCK_MS..=after + CLOCK_MS).contains(&time),
+        "{time} is not between {before} and {after}"
+    );
+}
+
+/// Where the state has the time of the snapshot, and which. The TSC stands just before it, the
+/// TSC's frequency just after.
+struct Clock {
+    at: usize,
+    unix_ns: u64,
+    tsc: (usize, u64),
+}
+
+fn clock(edited: &Edited) -> Clock {
+    let now_ns = unix_ms() * 1_000_000;
+    let integers = edited.integers();
+    let mut found = integers
+        .iter()
+        .filter(|(_, value)| (now_ns - HOUR_NS..now_ns).contains(value));
+    let &(at, unix_ns) = found.next().expect("the time of the snapshot");
+    assert!(found.next().is_none(), "more than one time in the state");
+    let &tsc = integers
+        .iter()
+        .find(|(place, _)| place + 9 == at)
+        .expect("the TSC before it");
+    Clock { at, unix_ns, tsc }
+}
+
+/// kHz, an integer of 32 bits (251 and two bytes, or 252 and four).
+fn tsc_khz(edited: &Edited, clock: &Clock) -> u64 {
+    let after = &edited.state[clock.at + 9..];
+    match after[0] {
+        251 => u64::from(u16::from_le_bytes([after[1], after[2]])),
+        252 => u64::from(u32::from_le_bytes([after[1], after[2], after[3], after[4]])),
+        other => panic!("not a frequency: {other}"),
+    }
+}
+
+#[test]
+fn clones_of_a_snapshot_that_is_hours_old_know_the_time() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    server.deploy("whoami");
+    let folder = server.store().to_owned();
+    edit(&folder, "whoami", |edited| {
+        let clock = clock(edited);
+        edited.set_integer(clock.at, clock.unix_ns - 9 * HOUR_NS);
+    });
+    let Some(later) = Server::over(&folder) else {
+        return;
+    };
+    for _ in 0..20 {
+        knows_the_time(later.client());
+    }
+}
+
+/// What drift does to the clock of an old guest, only much more of it: the boot time that the
+/// kernel keeps is wrong by hours.
+#[test]
+fn the_kernels_own_clock_is_put_right() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    server.deploy("whoami");
+    let folder = server.store().to_owned();
+    edit(&folder, "whoami", |edited| {
+        let clock = clock(edited);
+        let mhz = tsc_khz(edited, &clock) / 1000;
+        let boot_us = clock.unix_ns / 1000 - clock.tsc.1 / mhz;
+        let near = boot_us - 2_000_000..boot_us + 2_000_000;
+        let mut changed = 0;
+        for word in edited.memory.chunks_exact_mut(8) {
+            let value = u64::from_le_bytes((&*word).try_into().expect("eight bytes"));
+            if near.contains(&value) {
+                word.copy_from_slice(&(value - 7 * HOUR_NS / 1000).to_le_bytes());
+                changed += 1;
+            }
+        }
+        assert!(
+            changed > 0,
+            "no boot time near {boot_us} in the guest's memory"
+        );
+    });
+    let Some(later) = Server::over(&folder) else {
+        return;
+    };
+    for _ in 0..5 {
+        knows_the_time(later.client());
+    }
+}
+
+/// Where a host does not let guests have a TSC of their own, a restart takes the TSC back: clones
+/// of older snapshots would see time run backwards. Elsewhere the TSC is set, and nothing happens.
+#[test]
+fn a_snapshot_from_before_the_hosts_restart_is_made_anew() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    server.deploy("whoami");
+    let folder = server.store().to_owned();
+    edit(&folder, "whoami", |edited| {
+        let clock = clock(edited);
+        edited.set_integer(clock.tsc.0, clock.tsc.1 << 8);
+    });
+    let Some(later) = Server::over(&folder) else {
+        return;
+    };
+    let settable = dormouse_vmm::Host::open()
+        .expect("KVM")
+        .profile()
+        .tsc_settable;
+    let target = "/?sleep_ms=20&thread=1&print=1";
+    let first = later.client().invoke("whoami", target).ok();
+    let expected = if settable { "restored" } else { "cold" };
+    assert_eq!(first.header("x-start-type"), expected);
+    assert_eq!(first.json()["thread"], 42);
+    let next = later.client().invoke("whoami", "/").ok();
+    assert_eq!(next.header("x-start-type"), "restored");
+    if !settable {
+        knows_the_time(later.client());
+    }
+}
