@@ -87,7 +87,8 @@ fn short(name: &str) -> Option<&str> {
 fn rust_files(folder: &Path) -> Vec<PathBuf> {
     let mut files = files_below(folder);
     files.retain(|file| {
-        let built = file.components().any(|part| part.as_os_str() == "target");
+        let inner = file.strip_prefix(folder).unwrap_or(file);
+        let built = inner.components().any(|part| part.as_os_str() == "target");
         !built && file.extension().is_some_and(|extension| extension == "rs")
     });
     files
