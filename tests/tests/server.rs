@@ -77,7 +77,8 @@ fn a_reply_says_how_it_came_to_be() {
         assert!(timing.run_ms > 0.0);
         assert!(timing.restore_ms > 0.0);
         assert!(timing.queue_ms >= 0.0);
-        assert!(timing.faults_ms <= timing.run_ms);
+        // Some of the faults come while the request is written, before the run.
+        assert!(timing.faults_ms <= timing.restore_ms + timing.run_ms);
     }
     let ids: Vec<_> = (0..2)
         .map(|_| {
