@@ -8,8 +8,8 @@
 use std::sync::OnceLock;
 
 use kvm_bindings::{
-    KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API, KVM_MEM_READONLY, kvm_enable_cap,
-    kvm_userspace_memory_region,
+    KVM_CAP_PMU_CAPABILITY, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API, KVM_MEM_READONLY,
+    KVM_PMU_CAP_DISABLE, kvm_enable_cap, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, SyncReg, VcpuFd, VmFd};
 use vm_memory::MmapRegion;
@@ -68,6 +68,13 @@ impl Shell {
             "enabling the split irqchip",
         )?;
         enable(KVM_CAP_X2APIC_API, X2APIC_FLAGS, "enabling the x2APIC API")?;
+        // No performance counters: what one guest counted would be there for the next. Where KVM
+        // cannot take them away (before 5.18) guests have them.
+        let _ = enable(
+            KVM_CAP_PMU_CAPABILITY,
+            KVM_PMU_CAP_DISABLE.into(),
+            "disabling the PMU",
+        );
 
         let ram = GuestRam::new(placement.base, placement.memory_bytes)?;
         let userspace_addr = ram.host_pointer(placement.base, placement.memory_bytes)? as u64;

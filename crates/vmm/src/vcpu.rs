@@ -38,12 +38,43 @@ const MSR_IA32_TSC_DEADLINE: u32 = 0x6E0;
 ///
 /// KVM's own MSRs are all here although Hermit uses none: some name guest memory that KVM writes
 /// to, so one that a guest left behind in a shell would corrupt the next.
-const SAVED_MSRS: [u32; 20] = [
+const SAVED_MSRS: [u32; 51] = [
     0x174,       // IA32_SYSENTER_CS
     0x175,       // IA32_SYSENTER_ESP
     0x176,       // IA32_SYSENTER_EIP
     0x1A0,       // IA32_MISC_ENABLE
+    0x3B,        // IA32_TSC_ADJUST
+    0x48,        // IA32_SPEC_CTRL
+    0x1D9,       // IA32_DEBUGCTL
+    0xDA0,       // IA32_XSS
     0x277,       // IA32_PAT
+    0x200,       // MTRR
+    0x201,       // MTRR
+    0x202,       // MTRR
+    0x203,       // MTRR
+    0x204,       // MTRR
+    0x205,       // MTRR
+    0x206,       // MTRR
+    0x207,       // MTRR
+    0x208,       // MTRR
+    0x209,       // MTRR
+    0x20A,       // MTRR
+    0x20B,       // MTRR
+    0x20C,       // MTRR
+    0x20D,       // MTRR
+    0x20E,       // MTRR
+    0x20F,       // MTRR
+    0x250,       // MTRR
+    0x258,       // MTRR
+    0x259,       // MTRR
+    0x268,       // MTRR
+    0x269,       // MTRR
+    0x26A,       // MTRR
+    0x26B,       // MTRR
+    0x26C,       // MTRR
+    0x26D,       // MTRR
+    0x26E,       // MTRR
+    0x26F,       // MTRR
     0x2FF,       // IA32_MTRR_DEF_TYPE
     0xC000_0081, // STAR
     0xC000_0082, // LSTAR
