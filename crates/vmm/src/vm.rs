@@ -124,7 +124,10 @@ impl VmState {
     /// # Errors
     /// [`Error::NotRestorable`] with the reason and what to do, or what is wrong with the placement.
     pub fn check(&self, profile: &HostProfile) -> Result<(), Error> {
-        self.placement.check()?;
+        let unfit = |error: Error| Error::NotRestorable {
+            reason: format!("{error}; deploy the function again"),
+        };
+        self.placement.check().map_err(unfit)?;
         self.vcpu.check()?;
         self.host.check_restorable(profile)?;
         self.clock.check(profile)

@@ -70,6 +70,8 @@ pub(crate) struct Call {
 
 /// The longest path that a guest may name, with its end.
 const MAX_PATH_BYTES: usize = 4096;
+/// The most that one call may write. No deadline ends a call, so each must be short.
+const MAX_WRITE_BYTES: u64 = 16 << 20;
 /// How much of a buffer is copied at a time.
 const COPY_BYTES: usize = 64 * 1024;
 
@@ -92,6 +94,12 @@ enum Buffer {
 }
 
 impl Buffer {
+    fn address(self) -> u64 {
+        match self {
+            Self::Physical(address) | Self::Virtual { address, .. } => address,
+        }
+    }
+
     fn read(self, ram: &GuestRam, offset: u64, bytes: &mut [u8]) -> Result<(), Error> {
         match self {
             Self::Physical(address) => ram.read(address.wrapping_add(offset), bytes),
@@ -159,9 +167,9 @@ impl GuestIo {
         buffer: Buffer,
         len: u64,
     ) -> Result<(), Error> {
-        if len > ram.len() {
+        if len > MAX_WRITE_BYTES {
             return Err(Error::OutOfBounds {
-                address: 0,
+                address: buffer.address(),
                 length_bytes: len,
             });
         }

@@ -18,6 +18,9 @@ pub(super) struct Facts {
 /// No address, size or addend of an image may exceed this: sums of a few stay far from overflow.
 const ADDRESS_LIMIT: u64 = 1 << 40;
 
+/// Hermit images have about ten. The bound keeps the checks below from being made to take hours.
+const MAX_PROGRAM_HEADERS: u16 = 64;
+
 const HEADER_BYTES: usize = 64;
 const PROGRAM_HEADER_BYTES: usize = 56;
 const SECTION_HEADER_BYTES: usize = 64;
@@ -207,6 +210,9 @@ fn segments(file: &File<'_>, header: &[u8]) -> Check<Vec<Segment>> {
     if count > 0 && usize::from(u16_at(header, 54)) != PROGRAM_HEADER_BYTES {
         return Err(damaged("its program headers have an unknown size"));
     }
+    if count > MAX_PROGRAM_HEADERS {
+        return Err(damaged("it has more program headers than any image needs"));
+    }
     let bytes = PROGRAM_HEADER_BYTES * usize::from(count);
     let table = file.table("its program header table", u64_at(header, 32), bytes as u64)?;
     let mut segments = Vec::with_capacity(usize::from(count));
@@ -328,6 +334,8 @@ fn check_dynamic(
                         .to_owned(),
                 );
             }
+            // A second one is another lie; looking both up could be made to take long.
+            DT_RELA if rela_offset != 0 => return Err(damaged("it has two relocation tables")),
             DT_RELA => rela_offset = file_offset(segments, value),
             DT_RELASZ => rela_bytes = value,
             DT_RELCOUNT if value != 0 => {
