@@ -1,5 +1,7 @@
 //! The API, served by a server or by this very process over a store: commands cannot tell which.
 
+use std::time::Duration;
+
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -138,7 +140,7 @@ impl Api {
     /// Lets go of what runs in this process.
     pub(crate) async fn close(self) {
         if let Self::Store { pool, .. } = self {
-            pool.drain().await;
+            pool.drain(Duration::from_secs(1)).await;
         }
     }
 }

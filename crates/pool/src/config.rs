@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use dormouse_snapshot::Manifest;
 use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
 
 /// Limits of a whole pool.
 #[derive(Debug, Clone)]
@@ -46,6 +49,47 @@ pub struct FunctionConfig {
     pub args: Vec<String>,
     /// Environment of the function.
     pub env: Vec<(String, String)>,
+}
+
+impl FunctionConfig {
+    /// Checks what no other part checks.
+    ///
+    /// # Errors
+    /// [`Error::BadOption`].
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        const DAY_MS: u64 = 24 * 3600 * 1000;
+        let options = [
+            ("timeout_ms", self.timeout_ms, DAY_MS),
+            ("init_timeout_ms", self.init_timeout_ms, DAY_MS),
+            ("concurrency", self.concurrency as u64, 4096),
+        ];
+        for (option, value, limit) in options {
+            if !(1..=limit).contains(&value) {
+                return Err(Error::BadOption {
+                    option,
+                    value: value.to_string(),
+                    reason: format!("it must be from 1 to {limit}"),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The configuration that a snapshot was made with; checked as a user's is, since files lie.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] where it is none.
+    pub(crate) fn stored(manifest: &Manifest) -> Result<Self, Error> {
+        let unusable = Error::internal("reading the function's stored configuration");
+        let config: Self = match serde_json::from_value(manifest.config.clone()) {
+            Ok(config) => config,
+            Err(error) => return Err(unusable(error.into())),
+        };
+        match config.check() {
+            Ok(()) => Ok(config),
+            Err(error) => Err(unusable(error.into())),
+        }
+    }
 }
 
 impl Default for FunctionConfig {

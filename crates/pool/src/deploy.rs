@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 use dormouse_abi::ABI_VERSION;
 use dormouse_snapshot::{Draft, FunctionName, MemoryDraft, SnapshotId, Store};
 use dormouse_vmm::layout::PAGE_BYTES;
-use dormouse_vmm::{GuestImage, MachineConfig, Placement, Shell, Stop, Vm, VmState};
+use dormouse_vmm::{CrashKind, GuestImage, MachineConfig, Placement, Shell, Stop, Vm, VmState};
 use serde::{Deserialize, Serialize};
 
 use crate::config::FunctionConfig;
 use crate::console::Tail;
 use crate::error::{Error, Failure};
+use crate::interrupters::Interrupters;
 use crate::mailbox::{self, MailboxState, Message};
 
 /// What a snapshot's state section holds.
@@ -35,6 +36,7 @@ pub(crate) fn boot_and_publish(
     name: &FunctionName,
     file: &[u8],
     config: &FunctionConfig,
+    guests: &Interrupters,
 ) -> Result<Published, Error> {
     let begun = Instant::now();
     let image = Arc::new(GuestImage::parse(file)?);
@@ -48,6 +50,7 @@ pub(crate) fn boot_and_publish(
     let shell = Shell::new(Placement::choose(&machine, &image)?)?;
     let console = Tail::default();
     let mut vm = Vm::boot(shell, &image, &machine, Box::new(console.clone()))?;
+    let _registered = guests.register(vm.interrupter());
     let limit = Duration::from_millis(config.init_timeout_ms);
     let stop = vm.run(begun + limit)?;
     let mailbox = ready(&vm, stop, limit, &console)?;
@@ -102,7 +105,10 @@ fn ready(vm: &Vm, stop: Stop, limit: Duration, console: &Tail) -> Result<Mailbox
             ),
         }),
         Stop::Exchange { mailbox, .. } => match mailbox::take(vm, mailbox) {
-            Ok(Message::Ready(state)) => Ok(state),
+            Ok(Message::Ready(state)) => match state.check(vm) {
+                Ok(()) => Ok(state),
+                Err(failure) => failed(failure),
+            },
             Ok(Message::InitError(message)) => failed(Failure::Reported { message }),
             Ok(Message::Answer(_) | Message::Error(_)) => failed(Failure::BadAnswer {
                 reason: "it answered before it was asked".to_owned(),
@@ -115,6 +121,9 @@ fn ready(vm: &Vm, stop: Stop, limit: Duration, console: &Tail) -> Result<Mailbox
                 .to_owned(),
         }),
         Stop::Exit(code) => failed(Failure::Exited { code }),
+        Stop::Crashed(crash) if crash.kind == CrashKind::Instruction => Err(Error::BadImage {
+            reason: crash.reason,
+        }),
         Stop::Crashed(crash) => failed(Failure::Crashed {
             reason: crash.reason,
         }),

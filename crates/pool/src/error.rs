@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-/// How a function failed. The instance is thrown away; the next invocation starts from the
-/// snapshot.
+use dormouse_snapshot::FunctionName;
+
+/// How a function failed. The clone is thrown away; the next invocation starts from the snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Failure {
@@ -131,6 +132,21 @@ impl Error {
         move |e| Self::Internal {
             operation,
             reason: e.to_string(),
+        }
+    }
+
+    pub(crate) fn queue_full(name: &FunctionName, waiting: usize) -> Self {
+        Self::QueueFull {
+            name: name.to_string(),
+            waiting,
+            retry_after: Duration::from_secs(1),
+        }
+    }
+
+    pub(crate) fn queue_timeout(name: &FunctionName, waited: Duration) -> Self {
+        Self::QueueTimeout {
+            name: name.to_string(),
+            waited,
         }
     }
 

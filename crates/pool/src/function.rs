@@ -1,5 +1,6 @@
 //! One function that is in use: its snapshot, its instances, its working set.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use crate::config::FunctionConfig;
 use crate::deploy::SavedFunction;
 use crate::error::{Error, Failure};
 use crate::instance::Instance;
+use crate::interrupters::Interrupters;
 use crate::message::Outcome;
 use crate::stats::FunctionStats;
 
@@ -21,11 +23,11 @@ use crate::stats::FunctionStats;
 const RESIDENT_LIMIT_BYTES: u64 = 1 << 30;
 
 /// How many invocations are recorded before the working set is replayed.
-const RECORDED_RUNS: u32 = 3;
+const RECORDED_RUNS: usize = 3;
 
-/// Of how many written pages a read page that lies between is copied as well: one call covers more.
-const READ_GAP_PAGES: u64 = 8;
-const WRITE_GAP_PAGES: u64 = 1;
+/// In how many of them a page must have been touched to belong to the working set: what one odd
+/// request touches alone, its large body for example, is not worth bringing in for all.
+const AGREEING_RUNS: usize = 2;
 
 pub(crate) struct Function {
     name: FunctionName,
@@ -38,6 +40,7 @@ pub(crate) struct Function {
     working_set: Mutex<Learning>,
     idle: Mutex<Vec<Instance>>,
     instances_ahead: usize,
+    pub(crate) guests: Interrupters,
     /// As many permits as the function may have invocations at once.
     pub(crate) permits: Arc<Semaphore>,
     pub(crate) waiting: AtomicUsize,
@@ -48,13 +51,15 @@ pub(crate) struct Function {
 
 /// How far the working set is known.
 enum Learning {
-    /// This many recorded runs are missing; so far they touched these pages.
-    Recording { missing: u32, touched: WorkingSet },
+    /// What the runs recorded so far touched.
+    Recording(Vec<WorkingSet>),
     /// Known, and replayed.
     Known {
         pages: u64,
         plan: Arc<WorkingSetPlan>,
     },
+    /// Not to be had; pages come in when they are touched.
+    Unknown,
 }
 
 #[derive(Default)]
@@ -83,11 +88,11 @@ impl Function {
         store: &Store,
         name: &FunctionName,
         instances_ahead: usize,
+        guests: Interrupters,
     ) -> Result<Arc<Self>, Error> {
         let snapshot: Snapshot<SavedFunction> = store.open_newest(name)?;
         snapshot.state.vm.check(Host::open()?.profile())?;
-        let config: FunctionConfig = serde_json::from_value(snapshot.manifest.config.clone())
-            .map_err(|e| Error::internal("reading the function's configuration")(e.into()))?;
+        let config = FunctionConfig::stored(&snapshot.manifest)?;
         if let Some(error) = &snapshot.working_set_error {
             tracing::warn!(function = %name, %error, "the working set is unusable and is recorded again");
         }
@@ -107,10 +112,7 @@ impl Function {
             };
         let working_set = match &snapshot.working_set {
             Some(known) => Learning::known(&source, known)?,
-            None => Learning::Recording {
-                missing: RECORDED_RUNS,
-                touched: WorkingSet::default(),
-            },
+            None => Learning::Recording(Vec::new()),
         };
         let namer = namer(
             store.clone(),
@@ -130,6 +132,7 @@ impl Function {
             working_set: Mutex::new(working_set),
             idle: Mutex::new(Vec::new()),
             instances_ahead,
+            guests,
             waiting: AtomicUsize::new(0),
             running: Arc::default(),
             counters: Counters::default(),
@@ -164,8 +167,7 @@ impl Function {
 
     /// Waits, if it must, until clones of this snapshot no longer share random bytes.
     pub(crate) fn wait_until_unique(&self) {
-        let not_before = self.state.vm.clock().not_before_unix_ns();
-        let missing_ns = not_before.saturating_sub(dormouse_vmm::real_time_unix_ns());
+        let missing_ns = self.state.vm.clock().unique_in_ns();
         if missing_ns > 0 {
             std::thread::sleep(Duration::from_nanos(missing_ns));
         }
@@ -186,10 +188,11 @@ impl Function {
 
     /// Builds instances ahead until there are as many as configured.
     pub(crate) fn refill(self: &Arc<Self>) {
-        let mut idle = lock(&self.idle);
-        while idle.len() < self.instances_ahead.min(self.config.concurrency) {
+        let wanted = self.instances_ahead.min(self.config.concurrency);
+        let missing = wanted.saturating_sub(self.idle_instances());
+        for _ in 0..missing {
             match Instance::spawn(self) {
-                Ok(instance) => idle.push(instance),
+                Ok(instance) => self.park(instance),
                 Err(error) => {
                     tracing::warn!(function = %self.name, %error, "no instance could be built ahead");
                     return;
@@ -201,37 +204,43 @@ impl Function {
     /// How the next clone gets its memory.
     pub(crate) fn policy(&self) -> Policy {
         match &*lock(&self.working_set) {
-            Learning::Recording { .. } => Policy::Record,
+            Learning::Recording(_) => Policy::Record,
             Learning::Known { plan, .. } => Policy::WorkingSet(Arc::clone(plan)),
+            Learning::Unknown => Policy::Lazy,
         }
     }
 
-    /// Adds a recorded run to the working set; stores it when it is complete.
-    pub(crate) fn learn(&self, run: Touched) {
-        let run = WorkingSet::from_touched(
+    /// Adds a recorded run. With the last one the working set is known: returned to be stored.
+    pub(crate) fn learn(&self, run: Touched) -> Option<WorkingSet> {
+        let mut learning = lock(&self.working_set);
+        let Learning::Recording(runs) = &mut *learning else {
+            return None;
+        };
+        runs.push(WorkingSet::from_touched(
             run.order.into_iter().chain(run.read.into_iter().flatten()),
             run.written.into_iter().flatten(),
-        );
-        let mut learning = lock(&self.working_set);
-        let Learning::Recording { missing, touched } = &mut *learning else {
-            return;
-        };
-        *touched = touched.union(&run);
-        *missing = missing.saturating_sub(1);
-        if *missing > 0 {
-            return;
+        ));
+        if runs.len() < RECORDED_RUNS {
+            return None;
         }
-        let complete = std::mem::take(touched);
-        match Learning::known(&self.source, &complete) {
-            Ok(known) => *learning = known,
+        let set = agreed(runs);
+        match Learning::known(&self.source, &set) {
+            Ok(known) => {
+                *learning = known;
+                Some(set)
+            }
             Err(error) => {
                 tracing::warn!(function = %self.name, %error, "the working set cannot be replayed");
-                return;
+                *learning = Learning::Unknown;
+                None
             }
         }
-        drop(learning);
+    }
+
+    /// Keeps the working set with the snapshot.
+    pub(crate) fn store_working_set(&self, set: &WorkingSet) {
         let id = self.manifest.id;
-        if let Err(error) = self.store.save_working_set(&self.name, &id, &complete) {
+        if let Err(error) = self.store.save_working_set(&self.name, &id, set) {
             tracing::warn!(function = %self.name, %error, "the working set was not stored");
         }
     }
@@ -239,7 +248,7 @@ impl Function {
     /// Size of the known working set.
     pub(crate) fn working_set_pages(&self) -> u64 {
         match &*lock(&self.working_set) {
-            Learning::Recording { touched, .. } => touched.pages(),
+            Learning::Recording(_) | Learning::Unknown => 0,
             Learning::Known { pages, .. } => *pages,
         }
     }
@@ -293,14 +302,39 @@ impl Function {
 
 impl Learning {
     fn known(source: &Source, set: &WorkingSet) -> Result<Self, Error> {
-        let read = dormouse_snapshot::merge_ranges(&set.read, READ_GAP_PAGES);
-        let written = dormouse_snapshot::merge_ranges(&set.written, WRITE_GAP_PAGES);
-        let plan = WorkingSetPlan::new(source, &read, &written)?;
+        let plan = WorkingSetPlan::new(source, &set.read, &set.written)?;
         Ok(Self::Known {
             pages: set.pages(),
             plan: Arc::new(plan),
         })
     }
+}
+
+/// What enough of the runs touched, in the order in which the first of them did.
+fn agreed(runs: &[WorkingSet]) -> WorkingSet {
+    let mut touched: HashMap<u64, usize> = HashMap::new();
+    let mut written: HashMap<u64, usize> = HashMap::new();
+    for run in runs {
+        for &page in &run.order {
+            *touched.entry(page).or_default() += 1;
+        }
+        for page in run.written.iter().cloned().flatten() {
+            *written.entry(page).or_default() += 1;
+        }
+    }
+    let enough = |counts: &HashMap<u64, usize>, page: &u64| {
+        counts
+            .get(page)
+            .is_some_and(|&count| count >= AGREEING_RUNS)
+    };
+    let order = runs.iter().flat_map(|run| run.order.iter().copied());
+    WorkingSet::from_touched(
+        order.filter(|page| enough(&touched, page)),
+        written
+            .keys()
+            .copied()
+            .filter(|page| enough(&written, page)),
+    )
 }
 
 /// Names addresses by the stored image's symbols, which are read when the first name is asked for.

@@ -19,6 +19,7 @@ use std::sync::{Arc, Weak, mpsc};
 use std::time::{Duration, Instant};
 
 use dormouse_pager::{Pager, PagerConfig, Policy};
+use dormouse_snapshot::WorkingSet;
 use dormouse_vmm::{Shell, Stop, Vm};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
@@ -26,6 +27,7 @@ use crate::console::Tail;
 use crate::deploy::elapsed_us;
 use crate::error::{Error, Failure};
 use crate::function::Function;
+use crate::interrupters::Registered;
 use crate::mailbox::{self, Encoded, Envelope, Message};
 use crate::message::{Answer, Outcome, StartType, Timings};
 
@@ -121,6 +123,7 @@ struct Machine {
     pager: Pager,
     /// Whether the last run was recorded for the working set.
     is_recording: bool,
+    _registered: Registered,
 }
 
 /// The thread: build, then serve until the last handle is gone or an instance is retired.
@@ -128,19 +131,20 @@ fn serve(function: &Weak<Function>, inbox: &mpsc::Receiver<Job>) {
     let Some(built) = function.upgrade().map(|function| Machine::build(&function)) else {
         return;
     };
-    let mut machine = match built {
-        Ok(machine) => machine,
-        Err(error) => {
-            // The first job learns why; later ones get instances of their own.
-            if let Ok(job) = inbox.recv() {
-                let _ = job.reply.send(Err(error));
-            }
-            return;
-        }
-    };
+    // What kept it from being built may be gone when it is needed.
+    let mut built = built.ok();
     while let Ok(job) = inbox.recv() {
         let Some(function) = function.upgrade() else {
             return;
+        };
+        let mut machine = match built.take().map_or_else(|| Machine::build(&function), Ok) {
+            Ok(machine) => machine,
+            Err(error) => {
+                let outcome = Err(error);
+                function.record(&outcome);
+                let _ = job.reply.send(outcome);
+                return;
+            }
         };
         let outcome = machine.invoke(&function, &job);
         let is_healthy = outcome
@@ -162,9 +166,12 @@ fn serve(function: &Weak<Function>, inbox: &mpsc::Receiver<Job>) {
         if machine.is_recording {
             // Learning takes longer than an answer should have to wait.
             let _ = reply.send(outcome);
-            machine.learn(&function);
+            let complete = machine.learn(&function);
             function.park(instance);
             drop(permits);
+            if let Some(set) = complete {
+                function.store_working_set(&set);
+            }
         } else {
             // Parked before the permits are back: who gets one finds an instance.
             function.park(instance);
@@ -172,6 +179,7 @@ fn serve(function: &Weak<Function>, inbox: &mpsc::Receiver<Job>) {
             let _ = reply.send(outcome);
         }
         machine.pager.detach();
+        built = Some(machine);
     }
 }
 
@@ -179,6 +187,7 @@ impl Machine {
     fn build(function: &Function) -> Result<Self, Error> {
         let shell = Shell::new(function.state().vm.placement())?;
         let interrupter = shell.interrupter();
+        let registered = function.guests.register(interrupter.clone());
         let pager = Pager::new(PagerConfig {
             name: function.name().to_string(),
             // A guest that cannot have its memory is stopped; its result is discarded.
@@ -189,6 +198,7 @@ impl Machine {
             shell: Some(shell),
             pager,
             is_recording: false,
+            _registered: registered,
         })
     }
 
@@ -243,12 +253,13 @@ impl Machine {
         })
     }
 
-    /// Adds what the last run touched to the function's working set.
-    fn learn(&self, function: &Function) {
+    /// Adds what the last run touched to the function's working set; returns it once it is known.
+    fn learn(&self, function: &Function) -> Option<WorkingSet> {
         match self.pager.touched() {
             Ok(touched) => function.learn(touched),
             Err(error) => {
                 tracing::warn!(function = %function.name(), %error, "a run was not recorded");
+                None
             }
         }
     }
@@ -270,12 +281,8 @@ fn answer(vm: &Vm, stop: Stop, limit: Duration) -> Result<Result<Answer, Failure
             reason: crash.reason,
         },
         Stop::TimedOut => Failure::TimedOut { limit },
-        Stop::Interrupted => {
-            return Err(Error::Internal {
-                operation: "running a guest",
-                reason: "its memory could not be provided".to_owned(),
-            });
-        }
+        // Kicked by the pager, whose error comes before this one, or by a pool that ends.
+        Stop::Interrupted => return Err(Error::Draining),
     }))
 }
 

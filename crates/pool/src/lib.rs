@@ -5,12 +5,14 @@
 //! [`Outcome`] out. Inside, every VM lives on an OS thread of its own.
 #![forbid(unsafe_code)]
 
+mod catalog;
 mod config;
 mod console;
 mod deploy;
 mod error;
 mod function;
 mod instance;
+mod interrupters;
 mod mailbox;
 mod message;
 mod pool;

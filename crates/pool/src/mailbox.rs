@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use dormouse_abi::{
     HEADER_BYTES, HeadReader, HeadWriter, Header, INLINE_BYTES, Kind, Location, MAILBOX_BYTES,
-    MAX_BODY_BYTES, MAX_HEAD_BYTES, field_bytes,
+    MAX_BODY_BYTES, MAX_HEAD_BYTES, REQUEST_BUFFER_BYTES, field_bytes,
 };
 use dormouse_vmm::Vm;
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,9 @@ pub(crate) enum Message {
     InitError(String),
     Error(String),
 }
+
+/// How much of a function's own error message is passed on.
+const MAX_MESSAGE_BYTES: usize = 4096;
 
 /// A request in its encoded form, checked against the limits.
 pub(crate) struct Encoded {
@@ -92,10 +95,23 @@ impl Encoded {
 }
 
 impl MailboxState {
+    /// Checks that both ends of the buffer for large requests are there, as far as that can be
+    /// foreseen.
+    pub(crate) fn check(&self, vm: &Vm) -> Result<(), Failure> {
+        let last = self
+            .request_buffer
+            .wrapping_add(REQUEST_BUFFER_BYTES as u64 - 1);
+        for address in [self.request_buffer, last] {
+            vm.read_virtual(address, &mut [0])
+                .map_err(|e| bad(format!("its request buffer: {e}")))?;
+        }
+        Ok(())
+    }
+
     /// Writes a request for a guest that waits in its exchange.
     ///
     /// # Errors
-    /// Where the guest's buffers are not mapped: its snapshot is damaged.
+    /// Where the guest's buffers are not all mapped.
     pub(crate) fn put(
         &self,
         vm: &Vm,
@@ -173,7 +189,7 @@ pub(crate) fn take(vm: &Vm, address: u64) -> Result<Message, Failure> {
         Ok(Bytes::from(bytes))
     };
     let body = fetch("body", header.answer_body_address, header.answer_body_bytes)?;
-    let text = || String::from_utf8_lossy(&body).into_owned();
+    let text = || String::from_utf8_lossy(&body[..body.len().min(MAX_MESSAGE_BYTES)]).into_owned();
     match kind {
         Kind::Ready | Kind::Answer => {}
         Kind::InitError => return Ok(Message::InitError(text())),

@@ -1,19 +1,20 @@
 //! The pool: functions by name, limits, and the way in.
 
-use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dormouse_snapshot::{Digest, Entry, FunctionName, Manifest, Store};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::catalog::{Catalog, Slot};
 use crate::config::{FunctionConfig, PoolConfig};
 use crate::deploy;
 use crate::error::Error;
 use crate::function::Function;
 use crate::instance::{Instance, Permits};
+use crate::interrupters::Interrupters;
 use crate::mailbox::Encoded;
 use crate::message::{Outcome, Request, StartType};
 use crate::stats::{Deployed, FunctionInfo, FunctionStats, PoolStats};
@@ -27,12 +28,12 @@ pub struct Pool {
 struct Inner {
     store: Store,
     config: PoolConfig,
-    functions: RwLock<HashMap<FunctionName, Arc<Function>>>,
-    /// One opening at a time: it reads a snapshot's memory, and two of the same would do it twice.
-    opening: tokio::sync::Mutex<()>,
+    functions: Catalog,
     /// Cold boots at a time: each keeps a core busy for as long as it takes.
     booting: Semaphore,
+    boots_at_once: usize,
     permits: Arc<Semaphore>,
+    guests: Interrupters,
     draining: AtomicBool,
 }
 
@@ -71,19 +72,29 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
+/// Does work to its end, also where the caller stops waiting for it.
+async fn detached<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, Error> {
+    match tokio::spawn(work).await {
+        Ok(result) => result,
+        Err(panic) => Err(Error::internal("running a task")(panic.into())),
+    }
+}
+
 impl Pool {
     /// Opens a pool over a store. Nothing is read yet: functions are opened when they are first
     /// used.
     #[must_use]
     pub fn new(store: Store, config: PoolConfig) -> Self {
+        let boots_at_once = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let inner = Inner {
             store,
-            functions: RwLock::default(),
-            opening: tokio::sync::Mutex::new(()),
-            booting: Semaphore::new(
-                std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-            ),
+            functions: Catalog::default(),
+            booting: Semaphore::new(boots_at_once),
+            boots_at_once,
             permits: Arc::new(Semaphore::new(config.max_concurrency)),
+            guests: Interrupters::default(),
             draining: AtomicBool::new(false),
             config,
         };
@@ -106,67 +117,98 @@ impl Pool {
     ) -> Result<Deployed, Error> {
         self.refuse_when_draining()?;
         let name = FunctionName::new(name)?;
-        check(&config)?;
-        let store = self.inner.store.clone();
-        let digest_of = image.clone();
-        let (existing, wanted, value) = {
-            let (store, name, config) = (store.clone(), name.clone(), config.clone());
-            blocking(move || {
-                let value = serde_json::to_value(&config)
-                    .map_err(|e| Error::internal("storing the configuration")(e.into()))?;
-                // A snapshot whose image is damaged is none that may stay: a host that cannot restore
-                // it would need the image.
-                let existing = store.open_newest::<deploy::SavedFunction>(&name).ok();
-                let existing = existing.filter(|snapshot| snapshot.image().is_ok());
-                let manifest = existing.map(|snapshot| snapshot.manifest);
-                Ok((manifest, Digest::of(&digest_of), value))
-            })
-            .await?
-        };
-        let is_same = existing.is_some_and(|manifest: Manifest| {
-            manifest.image_digest == wanted && manifest.config == value
-        });
-        if is_same && self.open(&name).await.is_ok() {
-            let function = self.function(name.as_str()).await?;
-            return Ok(Deployed {
-                function,
-                created: false,
-                boot_us: 0,
-                snapshot_us: 0,
-            });
-        }
-        let published = self.boot(&name, image, config).await?;
-        // So that the first request finds memory loaded and shells built.
-        self.open(&name).await?;
-        let function = self.function(name.as_str()).await?;
-        Ok(Deployed {
-            function,
-            created: true,
-            boot_us: published.boot_us,
-            snapshot_us: published.snapshot_us,
-        })
+        config.check()?;
+        let pool = self.clone();
+        detached(async move { pool.deploy_here(&name, image, config).await }).await
     }
 
-    /// Boots, publishes, and makes the next checkout use the new snapshot.
-    async fn boot(
+    async fn deploy_here(
         &self,
         name: &FunctionName,
         image: Bytes,
         config: FunctionConfig,
+    ) -> Result<Deployed, Error> {
+        let slot = self.inner.functions.slot(name);
+        let _gate = slot.gate.lock().await;
+        let mut deployed = None;
+        if self.is_deployed(name, &image, &config).await? {
+            // Where it cannot be opened it is made anew.
+            deployed = self.load(name, &slot).await.ok().map(|_| (false, 0, 0));
+        }
+        let (created, boot_us, snapshot_us) = match deployed {
+            Some(as_before) => as_before,
+            None => {
+                let published = self.boot(name, &slot, image, config).await?;
+                // So that the first request finds memory loaded and shells built.
+                self.load(name, &slot).await?;
+                (true, published.boot_us, published.snapshot_us)
+            }
+        };
+        Ok(Deployed {
+            function: self.function(name.as_str()).await?,
+            created,
+            boot_us,
+            snapshot_us,
+        })
+    }
+
+    /// Whether the newest snapshot of `name` is of this image with this configuration, and whole.
+    async fn is_deployed(
+        &self,
+        name: &FunctionName,
+        image: &Bytes,
+        config: &FunctionConfig,
+    ) -> Result<bool, Error> {
+        let store = self.inner.store.clone();
+        let (name, image, config) = (name.clone(), image.clone(), config.clone());
+        blocking(move || {
+            let Ok(newest) = store.open_newest::<deploy::SavedFunction>(&name) else {
+                return Ok(false);
+            };
+            let config = serde_json::to_value(&config)
+                .map_err(|e| Error::internal("storing the configuration")(e.into()))?;
+            // A snapshot whose image is damaged is none that may stay: a host that cannot restore it
+            // would need the image.
+            Ok(newest.manifest.image_digest == Digest::of(&image)
+                && newest.manifest.config == config
+                && newest.image().is_ok())
+        })
+        .await
+    }
+
+    /// Boots, publishes, and closes the function, so that its new snapshot is opened next. For the
+    /// holder of the gate.
+    async fn boot(
+        &self,
+        name: &FunctionName,
+        slot: &Slot,
+        image: Bytes,
+        config: FunctionConfig,
     ) -> Result<deploy::Published, Error> {
-        let _permit = self
-            .inner
-            .booting
-            .acquire()
-            .await
-            .map_err(|_| Error::Draining)?;
+        let permit = self.inner.booting.acquire().await;
+        let _permit = permit.map_err(|_| Error::Draining)?;
+        self.refuse_when_draining()?;
         let (store, function) = (self.inner.store.clone(), name.clone());
+        let guests = self.inner.guests.clone();
         let published =
-            blocking(move || deploy::boot_and_publish(&store, &function, &image, &config)).await?;
+            blocking(move || deploy::boot_and_publish(&store, &function, &image, &config, &guests))
+                .await?;
         // Requests that run on the old snapshot finish there.
-        self.write_functions(|functions| functions.remove(name));
+        slot.set(None);
         tracing::info!(function = %name, snapshot = %published.id, boot_us = published.boot_us, "published");
         Ok(published)
+    }
+
+    /// Opens the newest snapshot, if the function is not open. For the holder of the gate.
+    async fn load(&self, name: &FunctionName, slot: &Slot) -> Result<Arc<Function>, Error> {
+        if let Some(function) = slot.opened() {
+            return Ok(function);
+        }
+        let (store, ahead) = (self.inner.store.clone(), self.inner.config.shells_ahead);
+        let (wanted, guests) = (name.clone(), self.inner.guests.clone());
+        let function = blocking(move || Function::open(&store, &wanted, ahead, guests)).await?;
+        slot.set(Some(Arc::clone(&function)));
+        Ok(function)
     }
 
     /// All functions of the store, by name. Those whose newest snapshot is damaged are left out and
@@ -212,6 +254,8 @@ impl Pool {
 
     fn info(&self, manifest: &Manifest) -> FunctionInfo {
         let open = self
+            .inner
+            .functions
             .opened(&manifest.function)
             .filter(|open| open.manifest().id == manifest.id);
         FunctionInfo {
@@ -234,10 +278,16 @@ impl Pool {
     /// As [`Pool::function`].
     pub async fn remove(&self, name: &str) -> Result<(), Error> {
         let name = FunctionName::new(name)?;
-        let (store, stored) = (self.inner.store.clone(), name.clone());
-        blocking(move || Ok(store.remove(&stored)?)).await?;
-        self.write_functions(|functions| functions.remove(&name));
-        Ok(())
+        self.must_be_stored(&name).await?;
+        let slot = self.inner.functions.slot(&name);
+        let store = self.inner.store.clone();
+        detached(async move {
+            let _gate = slot.gate.lock().await;
+            blocking(move || Ok(store.remove(&name)?)).await?;
+            slot.set(None);
+            Ok(())
+        })
+        .await
     }
 
     /// Waits for the right to invoke a function: for its turn, and for an instance. Opens the
@@ -251,15 +301,9 @@ impl Pool {
         let arrival = Instant::now();
         self.refuse_when_draining()?;
         let name = FunctionName::new(name)?;
-        let (function, start) = match self.opened(&name) {
+        let (function, start) = match self.inner.functions.opened(&name) {
             Some(function) => (function, StartType::Restored),
-            None => match self.open(&name).await {
-                Err(error) if error.is_not_restorable() => {
-                    tracing::info!(function = %name, %error, "booting cold");
-                    (self.reboot(&name).await?, StartType::Cold)
-                }
-                other => (other?, StartType::Restored),
-            },
+            None => self.open(&name).await?,
         };
         let permits = self.wait_for_turn(&function).await?;
         let instance = function.instance()?;
@@ -284,11 +328,7 @@ impl Pool {
         let waiting = Waiting::new(function);
         if waiting.count > config.max_queue {
             function.refuse();
-            return Err(Error::QueueFull {
-                name: function.name().to_string(),
-                waiting: config.max_queue,
-                retry_after: std::time::Duration::from_secs(1),
-            });
+            return Err(Error::queue_full(function.name(), config.max_queue));
         }
         let both = async {
             // The function's own first: whoever waits there holds nothing that others need.
@@ -301,60 +341,56 @@ impl Pool {
             Ok(permits) => permits,
             Err(_) => {
                 function.refuse();
-                Err(Error::QueueTimeout {
-                    name: function.name().to_string(),
-                    waited: config.queue_timeout,
-                })
+                Err(Error::queue_timeout(function.name(), config.queue_timeout))
             }
         }
     }
 
-    fn opened(&self, name: &FunctionName) -> Option<Arc<Function>> {
-        let functions = self
-            .inner
-            .functions
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        functions.get(name).cloned()
+    /// Opens a function for its first request here; boots it cold where it must.
+    async fn open(&self, name: &FunctionName) -> Result<(Arc<Function>, StartType), Error> {
+        self.must_be_stored(name).await?;
+        let slot = self.inner.functions.slot(name);
+        let config = &self.inner.config;
+        let _waiter = slot.wait(name, config.max_queue)?;
+        let (pool, wanted) = (self.clone(), name.clone());
+        let opening = detached(async move {
+            let _gate = slot.gate.lock().await;
+            match pool.load(&wanted, &slot).await {
+                Err(error) if error.is_not_restorable() => {
+                    tracing::info!(function = %wanted, %error, "booting cold");
+                    pool.reboot(&wanted, &slot).await?;
+                    Ok((pool.load(&wanted, &slot).await?, StartType::Cold))
+                }
+                loaded => Ok((loaded?, StartType::Restored)),
+            }
+        });
+        // What takes longer goes on, and later requests find it done.
+        let opened = tokio::time::timeout(config.queue_timeout, opening).await;
+        opened.unwrap_or_else(|_| Err(Error::queue_timeout(name, config.queue_timeout)))
     }
 
-    fn write_functions<T>(
-        &self,
-        change: impl FnOnce(&mut HashMap<FunctionName, Arc<Function>>) -> T,
-    ) -> T {
-        change(
-            &mut self
-                .inner
-                .functions
-                .write()
-                .unwrap_or_else(PoisonError::into_inner),
-        )
+    /// Refuses names that nothing is stored under, before anything is kept for them.
+    async fn must_be_stored(&self, name: &FunctionName) -> Result<(), Error> {
+        let (store, name) = (self.inner.store.clone(), name.clone());
+        blocking(move || match store.manifest(&name) {
+            Err(error @ dormouse_snapshot::Error::UnknownFunction { .. }) => Err(error.into()),
+            _ => Ok(()),
+        })
+        .await
     }
 
-    async fn open(&self, name: &FunctionName) -> Result<Arc<Function>, Error> {
-        let _one = self.inner.opening.lock().await;
-        if let Some(function) = self.opened(name) {
-            return Ok(function);
-        }
-        let (store, ahead) = (self.inner.store.clone(), self.inner.config.shells_ahead);
-        let wanted = name.clone();
-        let function = blocking(move || Function::open(&store, &wanted, ahead)).await?;
-        self.write_functions(|functions| functions.insert(name.clone(), Arc::clone(&function)));
-        Ok(function)
-    }
-
-    /// Makes a new snapshot from the image that is stored with the old one.
-    async fn reboot(&self, name: &FunctionName) -> Result<Arc<Function>, Error> {
+    /// Makes a new snapshot from the image that is stored with the old one. For the holder of the
+    /// gate.
+    async fn reboot(&self, name: &FunctionName, slot: &Slot) -> Result<(), Error> {
         let (store, wanted) = (self.inner.store.clone(), name.clone());
         let (image, config) = blocking(move || {
             let snapshot = store.open_newest::<deploy::SavedFunction>(&wanted)?;
-            let config = serde_json::from_value(snapshot.manifest.config.clone())
-                .map_err(|e| Error::internal("reading the function's configuration")(e.into()))?;
+            let config = FunctionConfig::stored(&snapshot.manifest)?;
             Ok((Bytes::from(snapshot.image()?), config))
         })
         .await?;
-        self.boot(name, image, config).await?;
-        self.open(name).await
+        self.boot(name, slot, image, config).await?;
+        Ok(())
     }
 
     fn refuse_when_draining(&self) -> Result<(), Error> {
@@ -371,33 +407,45 @@ impl Pool {
         self.inner.draining.load(Ordering::Relaxed)
     }
 
-    /// Refuses new work, waits for what runs, and ends all instances.
-    pub async fn drain(&self) {
+    /// Refuses new work, waits for what runs and boots, for `grace` at most, stops the rest, and ends
+    /// all instances.
+    pub async fn drain(&self, grace: Duration) {
+        /// A guest that begins to run just after it was stopped is stopped again.
+        const STOP_EVERY: Duration = Duration::from_millis(100);
+
         self.inner.draining.store(true, Ordering::Relaxed);
-        let all = u32::try_from(self.inner.config.max_concurrency).unwrap_or(u32::MAX);
-        let _idle = self.inner.permits.acquire_many(all).await;
-        self.write_functions(HashMap::clear);
+        let count = |permits: usize| u32::try_from(permits).unwrap_or(u32::MAX);
+        let mut patience = grace;
+        loop {
+            let idle = async {
+                let runs = count(self.inner.config.max_concurrency);
+                let _runs = self.inner.permits.acquire_many(runs).await;
+                let boots = count(self.inner.boots_at_once);
+                let _boots = self.inner.booting.acquire_many(boots).await;
+            };
+            if tokio::time::timeout(patience, idle).await.is_ok() {
+                break;
+            }
+            self.inner.guests.interrupt_all();
+            patience = STOP_EVERY;
+        }
+        self.inner.functions.clear();
     }
 
     /// What the pool does now.
     #[must_use]
     pub fn stats(&self) -> PoolStats {
-        let functions = self
-            .inner
-            .functions
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        let mut stats: Vec<_> = functions
+        let functions = self.inner.functions.all();
+        let stats: Vec<_> = functions
             .iter()
             .map(|(name, function)| (name.to_string(), function.stats()))
             .collect();
-        stats.sort_by(|a, b| a.0.cmp(&b.0));
         PoolStats {
             running: stats.iter().map(|(_, stats)| stats.running).sum(),
             waiting: stats.iter().map(|(_, stats)| stats.waiting).sum(),
             shells: functions
-                .values()
-                .map(|function| function.idle_instances() as u64)
+                .iter()
+                .map(|(_, function)| function.idle_instances() as u64)
                 .sum(),
             functions: stats,
         }
@@ -447,24 +495,4 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.function.waiting.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-/// Checks what no other part checks.
-fn check(config: &FunctionConfig) -> Result<(), Error> {
-    let day_ms = 24 * 3600 * 1000;
-    let options = [
-        ("timeout_ms", config.timeout_ms, day_ms),
-        ("init_timeout_ms", config.init_timeout_ms, day_ms),
-        ("concurrency", config.concurrency as u64, 4096),
-    ];
-    for (option, value, limit) in options {
-        if !(1..=limit).contains(&value) {
-            return Err(Error::BadOption {
-                option,
-                value: value.to_string(),
-                reason: format!("it must be from 1 to {limit}"),
-            });
-        }
-    }
-    Ok(())
 }

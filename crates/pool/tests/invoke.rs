@@ -1,6 +1,7 @@
 //! Real functions in real VMs, without HTTP.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use bytes::Bytes;
 use dormouse_pool::{Error, FunctionConfig, Outcome, Pool, PoolConfig, Request, StartType};
@@ -74,7 +75,7 @@ async fn what_the_first_invocations_touched_is_brought_in_for_the_later_ones() {
     assert!(later.faults == 0 && later.replayed_pages > 0, "{later:?}");
 
     // The working set is part of the snapshot: another pool replays it from its first request on.
-    pool.drain().await;
+    pool.drain(Duration::from_secs(10)).await;
     let other = Pool::new(store, PoolConfig::default());
     let first = get(&other, "hello").await.timings;
     assert!(first.faults == 0 && first.replayed_pages > 0, "{first:?}");
@@ -100,7 +101,7 @@ async fn a_drained_pool_takes_no_more_work() {
         pool.checkout("No/Body").await,
         Err(Error::BadOption { option: "name", .. })
     ));
-    pool.drain().await;
+    pool.drain(Duration::from_secs(10)).await;
     assert!(matches!(
         pool.checkout("nobody").await,
         Err(Error::Draining)

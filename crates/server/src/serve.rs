@@ -25,6 +25,8 @@ use crate::{App, Limits, router};
 /// How long to wait after `accept` failed; it fails for want of descriptors or memory, which need
 /// time to come back.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long invocations and boots that nobody waits for any more may still take at the end.
+const LAST_GRACE: Duration = Duration::from_secs(1);
 
 /// Serves `app` on `listener` until `shutdown` resolves, then finishes the requests that run (for
 /// at most [`Limits::grace`]) and drains the pool.
@@ -78,7 +80,7 @@ pub async fn serve(
     }
     drop(server);
     connections.shutdown().await;
-    app.pool().drain().await;
+    app.pool().drain(LAST_GRACE).await;
     tracing::debug!("stopped");
     Ok(())
 }

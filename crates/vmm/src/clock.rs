@@ -5,8 +5,8 @@
 //!
 //! - **TSC**: saved value plus the time that passed, so that monotonic time goes on and timers that
 //!   are due fire at once. Where the host ignores TSC writes, the guest's TSC is the host's, which
-//!   has advanced by just that within one host boot; where it has not (another boot, another host),
-//!   time would run backwards and the restore is refused.
+//!   has advanced by just that within one host boot; where the boot is another one,
+//!   time would jump and the restore is refused.
 //! - **Boot time**: Hermit divides the TSC by whole MHz, so its clock drifts by up to 385 ppm.
 //!   Writing `now − TSC / MHz` into the kernel's `BOOT_TIME` at each restore is exact. The place was
 //!   found by the symbol and confirmed by the value when the snapshot was made; without it the
@@ -38,6 +38,8 @@ pub struct ClockState {
     places: KernelPlaces,
     /// Whether a clone that draws random bytes reseeds its pool first.
     reseeds: bool,
+    /// The host's boot, as the kernel names it; its TSC is counted from there.
+    boot_id: String,
 }
 
 /// Where the kernel keeps what clones need changed, as guest-physical addresses.
@@ -86,6 +88,12 @@ pub(crate) fn unix_ns() -> u64 {
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// What the kernel calls this boot of the host; nothing where it does not say.
+fn boot_id() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    id.map(|id| id.trim().to_owned()).unwrap_or_default()
 }
 
 /// The boot time that makes a guest's clock show the real time, microseconds since the epoch.
@@ -141,6 +149,7 @@ impl ClockState {
             tsc_khz,
             places,
             reseeds,
+            boot_id: boot_id(),
         })
     }
 
@@ -153,27 +162,29 @@ impl ClockState {
         }
     }
 
-    /// When clones may run at the earliest, nanoseconds since the Unix epoch; 0 for at once.
+    /// How long clones must still wait until they no longer share random bytes, nanoseconds.
     #[must_use]
-    pub fn not_before_unix_ns(&self) -> u64 {
+    pub fn unique_in_ns(&self) -> u64 {
         if self.reseeds {
-            0
-        } else {
-            self.unix_ns.saturating_add(RESEED_INTERVAL_NS)
+            return 0;
         }
+        // One from the future (a clock that was put back) waits for the whole interval.
+        let age_ns = unix_ns().saturating_sub(self.unix_ns);
+        RESEED_INTERVAL_NS.saturating_sub(age_ns)
     }
 
     /// Whether this host can restore these clocks now.
     ///
     /// # Errors
-    /// [`Error::NotRestorable`] where the guest's time would run backwards.
+    /// [`Error::NotRestorable`] where the guest's time would jump.
     pub fn check(&self, profile: &HostProfile) -> Result<(), Error> {
         // SAFETY: RDTSC is available in ring 3 on Linux unless a process forbids it to itself.
         let host_tsc = unsafe { _rdtsc() };
-        if !profile.tsc_settable && host_tsc < self.tsc {
+        let is_other_boot = host_tsc < self.tsc || self.boot_id != boot_id();
+        if !profile.tsc_settable && is_other_boot {
             return Err(Error::NotRestorable {
                 reason: "the host was restarted since it was made and does not let guests have a \
-                         TSC of their own, so time would run backwards; deploy the function again"
+                         TSC of their own, so time would jump; deploy the function again"
                     .to_owned(),
             });
         }

@@ -1,0 +1,105 @@
+//! Functions by name, and who may change one.
+//!
+//! Opening, publishing and removing a function are done one at a time ([`Slot::gate`]), each by a
+//! task of its own: whoever waits for it may go away without leaving half of it undone.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use dormouse_snapshot::FunctionName;
+
+use crate::error::Error;
+use crate::function::Function;
+
+/// The functions that were used, by name.
+#[derive(Default)]
+pub(crate) struct Catalog {
+    slots: RwLock<HashMap<FunctionName, Arc<Slot>>>,
+}
+
+/// The place of one function.
+#[derive(Default)]
+pub(crate) struct Slot {
+    /// Held by who opens, publishes or removes the function.
+    pub(crate) gate: tokio::sync::Mutex<()>,
+    open: RwLock<Option<Arc<Function>>>,
+    waiting: AtomicUsize,
+}
+
+impl Catalog {
+    /// The function, if it is open.
+    pub(crate) fn opened(&self, name: &FunctionName) -> Option<Arc<Function>> {
+        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
+        slots.get(name)?.opened()
+    }
+
+    /// The function's place, made if there is none yet. For names that are stored or about to be.
+    pub(crate) fn slot(&self, name: &FunctionName) -> Arc<Slot> {
+        let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(slots.entry(name.clone()).or_default())
+    }
+
+    /// All open functions, by name.
+    pub(crate) fn all(&self) -> Vec<(FunctionName, Arc<Function>)> {
+        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
+        let open = slots
+            .iter()
+            .filter_map(|(name, slot)| Some((name.clone(), slot.opened()?)));
+        let mut all: Vec<_> = open.collect();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all
+    }
+
+    /// Closes all functions.
+    pub(crate) fn clear(&self) {
+        self.slots
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+    }
+}
+
+impl Slot {
+    /// The function, if it is open.
+    pub(crate) fn opened(&self) -> Option<Arc<Function>> {
+        self.open
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Opens or closes the function. Only for the holder of the gate.
+    pub(crate) fn set(&self, function: Option<Arc<Function>>) {
+        *self.open.write().unwrap_or_else(PoisonError::into_inner) = function;
+    }
+
+    /// Counts one who waits for the function to be opened, up to `limit`.
+    ///
+    /// # Errors
+    /// [`Error::QueueFull`].
+    pub(crate) fn wait(
+        self: &Arc<Self>,
+        name: &FunctionName,
+        limit: usize,
+    ) -> Result<Waiter, Error> {
+        let waiter = Waiter {
+            slot: Arc::clone(self),
+        };
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= limit {
+            return Err(Error::queue_full(name, limit));
+        }
+        Ok(waiter)
+    }
+}
+
+/// One who waits for a function to be opened.
+pub(crate) struct Waiter {
+    slot: Arc<Slot>,
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        self.slot.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
