@@ -2,6 +2,7 @@
 //!
 //! This crate must build on a fresh machine: nothing that it depends on needs libclang, which
 //! [`setup`] installs for the rest of the workspace.
+#![forbid(unsafe_code)]
 
 mod demo;
 mod functions;
