@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use dormouse_pool::{Pool, PoolConfig};
 use dormouse_server::{App, Limits, bytes_from_text};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -74,6 +75,7 @@ pub(crate) async fn serve(args: &ServeArgs) -> Result<()> {
         grace: args.grace,
         ..Limits::default()
     };
+    raise_descriptor_limit();
     // Before the listener, so that whoever sees the port open can rely on the signals.
     let stop = stop_signal()?;
     let pool = Pool::new(open_store(args.store.clone())?, config);
@@ -92,6 +94,19 @@ pub(crate) async fn serve(args: &ServeArgs) -> Result<()> {
     dormouse_server::serve(listener, App::new(pool, limits), stop).await?;
     eprintln!("stopped");
     Ok(())
+}
+
+/// Every connection and every VM takes descriptors, and the usual limit of 1024 is for programs that
+/// use `select`. Where it cannot be raised, the server runs with what there is.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of open files stays at {:?}", limit.current);
+    }
 }
 
 /// In one rename, so that a reader never sees half a URL.
