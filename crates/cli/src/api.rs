@@ -1,8 +1,7 @@
 //! The API, served by a server or by this very process over a store: commands cannot tell which.
 
-use std::time::Duration;
-
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use axum::Router;
