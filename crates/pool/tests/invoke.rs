@@ -1,25 +1,12 @@
 //! Real functions in real VMs, without HTTP.
 
-use std::path::PathBuf;
+mod images;
+
 use std::time::Duration;
 
-use bytes::Bytes;
 use dormouse_pool::{Error, FunctionConfig, Outcome, Pool, PoolConfig, Request, StartType};
 use dormouse_snapshot::Store;
-
-/// The image of a sample function; `None` where the host has no KVM and the user knows.
-fn image(name: &str) -> Option<Bytes> {
-    if std::env::var_os("DORMOUSE_TEST_NO_KVM").is_some_and(|value| value == "1") {
-        eprintln!("skipped: DORMOUSE_TEST_NO_KVM=1 is set, and this test needs KVM");
-        return None;
-    }
-    let folder = std::env::var_os("DORMOUSE_TEST_IMAGES").expect("set by `cargo xtask test`");
-    Some(
-        std::fs::read(PathBuf::from(folder).join(name))
-            .unwrap()
-            .into(),
-    )
-}
+use images::image;
 
 async fn get(pool: &Pool, name: &str) -> Outcome {
     let request = Request {
