@@ -56,8 +56,6 @@ const UNSAFE: &[(&str, &[&str])] = &[
     ),
     ("pager", &["fd", "mapping.rs"]),
     ("guest", &["alloc.rs", "port.rs"]),
-    // Nowhere, although the crate does not say so itself.
-    ("xtask", &[]),
 ];
 
 const MAX_LINES: usize = 500;
