@@ -25,6 +25,7 @@ mod paging;
 mod probe;
 mod ram;
 mod shell;
+mod stop;
 mod vcpu;
 mod vm;
 
@@ -39,4 +40,5 @@ pub use kick::Interrupter;
 pub use paging::{Mapping, build as build_page_tables, translate, translate_by_mapper};
 pub use ram::GuestRam;
 pub use shell::Shell;
-pub use vm::{Crash, CrashKind, Namer, Stop, Vm, VmState, real_time_unix_ns};
+pub use stop::{Crash, CrashKind, Stop};
+pub use vm::{Namer, Vm, VmState, real_time_unix_ns};

@@ -28,54 +28,11 @@ use crate::kick::{self, Interrupter, VcpuThread};
 use crate::layout::IOAPIC;
 use crate::paging;
 use crate::shell::Shell;
+use crate::stop::{CrashKind, Stop, crash};
 use crate::vcpu::VcpuState;
 
 /// Names guest addresses for messages, for example by [`Symbols::name`].
 pub type Namer = Arc<dyn Fn(u64) -> Option<String> + Send + Sync>;
-
-/// Why a run ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Stop {
-    /// The guest made the exchange hypercall (see [`dormouse_abi`]).
-    Exchange {
-        /// The ABI version that the guest speaks.
-        abi_version: u32,
-        /// Guest-virtual address of its mailbox.
-        mailbox: u64,
-    },
-    /// The program ended with this code.
-    Exit(i32),
-    /// The guest cannot go on.
-    Crashed(Crash),
-    /// The deadline passed.
-    TimedOut,
-    /// [`Interrupter::interrupt`] was called.
-    Interrupted,
-}
-
-/// How a guest crashed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Crash {
-    /// What kind of crash it was.
-    pub kind: CrashKind,
-    /// What happened, in one sentence, with addresses and symbols where they are known.
-    pub reason: String,
-}
-
-/// Kinds of crashes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CrashKind {
-    /// A CPU exception or a panic that the guest's kernel reported.
-    Exception,
-    /// The vCPU shut down: an exception while handling an exception.
-    TripleFault,
-    /// An instruction that this host's KVM cannot run.
-    Instruction,
-    /// A hypercall that makes no sense.
-    Hypercall,
-    /// KVM could not go on with the guest, or memory could not be had.
-    Host,
-}
 
 /// All of a guest but its memory.
 #[derive(Debug, Serialize, Deserialize)]
@@ -511,10 +468,6 @@ impl Vm {
     fn cr3(&self) -> u64 {
         self.shell.vcpu.sync_regs().sregs.cr3
     }
-}
-
-fn crash(kind: CrashKind, reason: String) -> Stop {
-    Stop::Crashed(Crash { kind, reason })
 }
 
 /// Memory that is not there reads as ones, but for an I/O APIC, which newer kernels insist on: its
