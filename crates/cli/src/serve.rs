@@ -33,7 +33,7 @@ pub(crate) struct ServeArgs {
     url_file: Option<PathBuf>,
 
     /// How many invocations may run at once, over all functions
-    #[arg(long, value_name = "NUMBER", default_value_t = PoolConfig::default().max_concurrency)]
+    #[arg(long, value_name = "NUMBER", value_parser = at_once, default_value_t = PoolConfig::default().max_concurrency)]
     max_concurrency: usize,
 
     /// How many requests may wait for one function
@@ -53,7 +53,7 @@ pub(crate) struct ServeArgs {
     max_image: u64,
 
     /// How many connections may be open at once
-    #[arg(long, value_name = "NUMBER", default_value_t = Limits::default().connections)]
+    #[arg(long, value_name = "NUMBER", value_parser = at_once, default_value_t = Limits::default().connections)]
     max_connections: usize,
 
     /// How long running requests may take to finish on shutdown
@@ -94,6 +94,15 @@ pub(crate) async fn serve(args: &ServeArgs) -> Result<()> {
     dormouse_server::serve(listener, App::new(pool, limits), stop).await?;
     eprintln!("stopped");
     Ok(())
+}
+
+/// A number of things that may happen at once: none would be no server.
+fn at_once(text: &str) -> Result<usize, String> {
+    const MOST: usize = 1_000_000;
+    match text.parse() {
+        Ok(number) if (1..=MOST).contains(&number) => Ok(number),
+        _ => Err(format!("write a number from 1 to {MOST}")),
+    }
 }
 
 /// Every connection and every VM takes descriptors, and the usual limit of 1024 is for programs that

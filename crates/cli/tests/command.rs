@@ -53,6 +53,13 @@ fn the_command_line_is_checked() {
     );
     fails(&["deploy", "a/b", "text"], 2, &["a/b"]);
     fails(&["invoke", "f", "--path", "a b"], 2, &["%XX"]);
+    for number in ["0", "18446744073709551615", "many"] {
+        fails(
+            &["serve", "--max-concurrency", number],
+            2,
+            &["from 1 to 1000000"],
+        );
+    }
     fails(
         &["snapshot", "ls", "--server", "ftp://x"],
         2,
