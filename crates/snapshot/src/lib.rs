@@ -46,7 +46,6 @@ pub use memory::MemoryImage;
 pub use memory_writer::MemoryDraft;
 pub use name::{FunctionName, SnapshotId};
 pub use publish::Draft;
-pub use ranges::merge_ranges;
 pub use snapshot::Snapshot;
 pub use store::{Entry, Store, Verified};
 pub use working_set::WorkingSet;

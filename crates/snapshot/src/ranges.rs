@@ -8,7 +8,7 @@ pub(crate) const RANGE_BYTES: usize = 16;
 /// Sorts `ranges`, drops empty ones and joins those that overlap or lie at most `gap_pages`
 /// apart: fewer, larger ranges at the price of pages nobody asked for.
 #[must_use]
-pub fn merge_ranges(ranges: &[Range<u64>], gap_pages: u64) -> Vec<Range<u64>> {
+pub(crate) fn merge_ranges(ranges: &[Range<u64>], gap_pages: u64) -> Vec<Range<u64>> {
     let mut sorted: Vec<_> = ranges
         .iter()
         .filter(|range| !range.is_empty())
