@@ -121,7 +121,7 @@ struct Machine {
     /// Taken by a running guest, which gives it back.
     shell: Option<Shell>,
     pager: Pager,
-    /// Whether the last run was recorded for the working set.
+    /// Whether the last run is one for the working set to learn from.
     is_recording: bool,
     _registered: Registered,
 }
@@ -236,7 +236,8 @@ impl Machine {
             return Err(error.into());
         }
         let stats = self.pager.stats();
-        self.is_recording = matches!(policy, Policy::Record);
+        // What a failing run touches is not what later requests need.
+        self.is_recording = matches!(policy, Policy::Record) && matches!(result, Ok(Ok(_)));
         self.shell = Some(vm.into_shell());
         Ok(Outcome {
             start: job.start,

@@ -130,25 +130,24 @@ impl Pool {
     ) -> Result<Deployed, Error> {
         let slot = self.inner.functions.slot(name);
         let _gate = slot.gate.lock().await;
-        let mut deployed = None;
-        if self.is_deployed(name, &image, &config).await? {
-            // Where it cannot be opened it is made anew.
-            deployed = self.load(name, &slot).await.ok().map(|_| (false, 0, 0));
-        }
-        let (created, boot_us, snapshot_us) = match deployed {
-            Some(as_before) => as_before,
-            None => {
-                let published = self.boot(name, &slot, image, config).await?;
-                // So that the first request finds memory loaded and shells built.
-                self.load(name, &slot).await?;
-                (true, published.boot_us, published.snapshot_us)
-            }
+        // A snapshot that cannot be opened is made anew.
+        let is_kept =
+            self.is_deployed(name, &image, &config).await? && self.load(name, &slot).await.is_ok();
+        let published = if is_kept {
+            None
+        } else {
+            let published = self.boot(name, &slot, image, config).await?;
+            // So that the first request finds memory loaded and shells built.
+            self.load(name, &slot).await?;
+            Some(published)
         };
         Ok(Deployed {
             function: self.function(name.as_str()).await?,
-            created,
-            boot_us,
-            snapshot_us,
+            created: published.is_some(),
+            boot_us: published.as_ref().map_or(0, |published| published.boot_us),
+            snapshot_us: published
+                .as_ref()
+                .map_or(0, |published| published.snapshot_us),
         })
     }
 
