@@ -81,12 +81,12 @@ fn decode(shell: &Shell, cr3: u64, address: u64) -> Instruction {
 fn unsupported(instruction: &Instruction) -> Assist {
     let mut text = String::new();
     NasmFormatter::new().format(instruction, &mut text);
-    let is_float = instruction.op_kinds().count() > 0
-        && (0..instruction.op_count()).any(|operand| {
-            let register = instruction.op_register(operand);
-            register.is_vector_register() || register.is_st() || register.is_mm()
-        });
-    let is_float = is_float || text.starts_with('f');
+    let in_float_registers = (0..instruction.op_count()).any(|operand| {
+        let register = instruction.op_register(operand);
+        register.is_vector_register() || register.is_st() || register.is_mm()
+    });
+    // x87 instructions, some of which name no register, are those that begin with an F.
+    let is_float = in_float_registers || text.starts_with('f');
     Assist::Unsupported {
         instruction: text,
         address: instruction.ip(),

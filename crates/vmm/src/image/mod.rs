@@ -28,7 +28,8 @@ pub struct GuestImage {
     words: Vec<u64>,
     len: usize,
     interface: Interface,
-    fixed_base: Option<u64>,
+    /// Where an image that is not relocatable must be loaded.
+    fixed_start: Option<u64>,
     memory_bytes: u64,
 }
 
@@ -56,7 +57,7 @@ impl GuestImage {
             words,
             len: file.len(),
             interface: Interface::V1,
-            fixed_base: facts.fixed_start,
+            fixed_start: facts.fixed_start,
             memory_bytes: facts.memory_bytes,
         };
         let object = image.object()?;
@@ -87,7 +88,7 @@ impl GuestImage {
     /// The guest base that a kernel linked for fixed addresses needs.
     #[must_use]
     pub fn fixed_base(&self) -> Option<u64> {
-        self.fixed_base
+        self.fixed_start
             .map(|start| start & !(crate::layout::HUGE_PAGE_BYTES - 1))
     }
 
@@ -100,7 +101,7 @@ impl GuestImage {
     /// The image's function and data names, for a kernel loaded at guest-physical `load_address`.
     #[must_use]
     pub fn symbols(&self, load_address: u64) -> Symbols {
-        let offset = if self.fixed_base.is_some() {
+        let offset = if self.fixed_start.is_some() {
             0
         } else {
             load_address
@@ -111,7 +112,7 @@ impl GuestImage {
     /// Copies the kernel into guest memory and relocates it.
     pub(crate) fn load(&self, ram: &GuestRam) -> Result<Loaded, Error> {
         let lowest = ram.base() + crate::layout::KERNEL_OFFSET;
-        let start = self.fixed_base.unwrap_or(lowest);
+        let start = self.fixed_start.unwrap_or(lowest);
         if start < lowest {
             // It would overwrite the page tables that it starts with, or lies outside.
             return Err(Error::Image {
