@@ -48,6 +48,10 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "NUMBER", default_value_t = PoolConfig::default().shells_ahead)]
     shells_ahead: usize,
 
+    /// How much memory all instances may hold together [default: three quarters of what is free]
+    #[arg(long, value_name = "SIZE", value_parser = bytes_from_text)]
+    memory_budget: Option<u64>,
+
     /// The largest image that may be deployed
     #[arg(long, value_name = "SIZE", value_parser = bytes_from_text, default_value = "64MiB")]
     max_image: u64,
@@ -68,6 +72,7 @@ pub(crate) async fn serve(args: &ServeArgs) -> Result<()> {
         max_queue: args.queue,
         queue_timeout: args.queue_timeout,
         shells_ahead: args.shells_ahead,
+        memory_budget_bytes: args.memory_budget,
     };
     let limits = Limits {
         image_bytes: usize::try_from(args.max_image).unwrap_or(usize::MAX),

@@ -79,6 +79,12 @@ pub enum Error {
     /// The handler thread is gone (its own error says why); the pager can only be dropped.
     #[error("the page fault handler is dead")]
     HandlerDead,
+    /// The guest would hold more memory than it may.
+    #[error("the guest would hold {pages} pages of its own, more than it may")]
+    OverLimit {
+        /// Pages that it would hold.
+        pages: u64,
+    },
     /// The operation needs an attached snapshot.
     #[error("no snapshot is attached")]
     NotAttached,

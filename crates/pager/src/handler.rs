@@ -11,7 +11,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags};
 use rustix::thread::{CpuSet, Pid};
 
 use crate::fd::{self, Uffd};
-use crate::pager::OnError;
+use crate::pager::{OnError, OnGrowth};
 use crate::session::{Session, Tools};
 use crate::stats::Counters;
 use crate::{Error, support};
@@ -23,18 +23,23 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     error: Mutex<Option<Error>>,
     on_error: Mutex<Option<OnError>>,
+    on_growth: Option<OnGrowth>,
     dead: AtomicBool,
     stop: OwnedFd,
 }
 
 impl Shared {
-    pub(crate) fn new(on_error: Option<OnError>) -> Result<Self, Error> {
+    pub(crate) fn new(
+        on_error: Option<OnError>,
+        on_growth: Option<OnGrowth>,
+    ) -> Result<Self, Error> {
         Ok(Self {
             fd: Uffd::new().map_err(support::unavailable)?,
             session: Mutex::default(),
             counters: Counters::default(),
             error: Mutex::new(None),
             on_error: Mutex::new(on_error),
+            on_growth,
             dead: AtomicBool::new(false),
             stop: rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
                 .map_err(|errno| Error::io("eventfd", 0, 0, errno))?,
@@ -107,6 +112,12 @@ impl Shared {
             let start = Instant::now();
             self.fd.read_events(&mut buffer, |event| {
                 session.serve(self.tools(), event, |error| self.report(error));
+                if let Some(may_hold) = &self.on_growth
+                    && !may_hold(session.held_pages())
+                {
+                    let pages = session.held_pages();
+                    self.report(Error::OverLimit { pages });
+                }
             })?;
             self.counters.fault_service(start);
         }

@@ -55,7 +55,7 @@ mod stats;
 mod support;
 
 pub use error::Error;
-pub use pager::{OnError, Pager, PagerConfig, Touched};
+pub use pager::{OnError, OnGrowth, Pager, PagerConfig, Touched};
 pub use plan::{Policy, WorkingSetPlan};
 pub use rollback::{Differs, Rollback, RollbackStats, Rolled};
 pub use source::{ReadPages, Source};

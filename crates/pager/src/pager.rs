@@ -17,6 +17,12 @@ use crate::{AttachStats, Error, Policy, Source, Stats, ranges};
 /// guest is let go: kick the vCPU here. Must not block and must not call the pager.
 pub type OnError = Arc<dyn Fn() + Send + Sync>;
 
+/// Asked on the handler's thread how much the guest may hold: gets the pages that it may hold alone by
+/// now (those that faults brought in and those that the replay copied), and says whether it may have
+/// them. Where not, the pager reports [`Error::OverLimit`]. Must not block and must not call the
+/// pager.
+pub type OnGrowth = Arc<dyn Fn(u64) -> bool + Send + Sync>;
+
 /// How to make a [`Pager`].
 #[derive(Clone)]
 pub struct PagerConfig {
@@ -28,6 +34,8 @@ pub struct PagerConfig {
     pub pin_to: Option<usize>,
     /// Learns of errors at once.
     pub on_error: Option<OnError>,
+    /// Limits what a guest may hold.
+    pub on_growth: Option<OnGrowth>,
 }
 
 impl Default for PagerConfig {
@@ -38,6 +46,7 @@ impl Default for PagerConfig {
             fault_around_pages: 16,
             pin_to: None,
             on_error: None,
+            on_growth: None,
         }
     }
 }
@@ -83,7 +92,7 @@ impl Pager {
     /// # Errors
     /// [`Error::Unavailable`] with a remedy, or [`Error::Os`].
     pub fn new(config: PagerConfig) -> Result<Self, Error> {
-        let shared = Arc::new(Shared::new(config.on_error)?);
+        let shared = Arc::new(Shared::new(config.on_error, config.on_growth)?);
         let pagemap = Pagemap::of_this_process()?;
         let handler = Handler::spawn(&config.name, Arc::clone(&shared))?;
         let fault_around_pages = config.fault_around_pages.max(1);

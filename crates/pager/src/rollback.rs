@@ -128,6 +128,7 @@ impl Session {
             });
         }
         faults.rolled_back();
+        self.gave_back(dropped_pages);
         tools.counters.reset();
         Ok(Rolled::Back(RollbackStats {
             copied_pages,

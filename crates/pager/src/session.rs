@@ -40,6 +40,9 @@ pub(crate) struct Session {
     attached: Option<Attached>,
     faults: Faults,
     buffer: Vec<u8>,
+    /// Pages that the guest may hold alone: copied for it, or brought in by a fault, which a write
+    /// may have been or may follow.
+    held_pages: u64,
 }
 
 impl Session {
@@ -49,6 +52,15 @@ impl Session {
 
     pub(crate) fn faults(&self) -> &Faults {
         &self.faults
+    }
+
+    pub(crate) fn held_pages(&self) -> u64 {
+        self.held_pages
+    }
+
+    /// Notes that so many pages were given back.
+    pub(crate) fn gave_back(&mut self, pages: u64) {
+        self.held_pages = self.held_pages.saturating_sub(pages);
     }
 
     pub(crate) fn attached_and_faults(&mut self) -> Option<(&Attached, &mut Faults)> {
@@ -101,6 +113,7 @@ impl Session {
         };
         attached.note_writes = mode == Mode::MissingAndWritten;
         self.faults.reset(attached.source.pages(), around_pages);
+        self.held_pages = 0;
         tools
             .fd
             .register(attached.range.address(), attached.range.bytes(), mode)?;
@@ -116,7 +129,11 @@ impl Session {
     pub(crate) fn replay(&mut self, tools: Tools<'_>, steps: &[Fill]) -> Result<u64, Error> {
         let mut pages = 0;
         for step in steps {
-            pages += self.fill(tools, step, false)?;
+            let filled = self.fill(tools, step, false)?;
+            pages += filled;
+            if matches!(step.op, Op::Copy | Op::CopyZero) {
+                self.held_pages += filled;
+            }
         }
         tools.counters.replayed_pages(pages);
         Ok(pages)
@@ -188,7 +205,9 @@ impl Session {
         if attached.failed && fill.op == Op::Copy {
             fill.op = Op::Zero;
         }
-        if let Err(error) = self.fill(tools, &fill, true) {
+        let filled = self.fill(tools, &fill, true);
+        self.held_pages += filled.as_ref().map_or(0, |pages| *pages);
+        if let Err(error) = filled {
             report(error);
             if let Some(attached) = &mut self.attached {
                 attached.failed = true;
@@ -231,6 +250,7 @@ impl Session {
             attached,
             faults,
             buffer,
+            ..
         } = self;
         let attached = attached.as_ref().ok_or(Error::NotAttached)?;
         let mut filler = Filler {

@@ -18,6 +18,10 @@ pub struct PoolConfig {
     pub queue_timeout: Duration,
     /// How many VM shells are kept ready for each function that is in use.
     pub shells_ahead: usize,
+    /// How much memory all instances may hold together, in bytes; three quarters of what is free
+    /// when the pool is made, where it is not set. It counts what they hold, not how large their
+    /// guests are.
+    pub memory_budget_bytes: Option<u64>,
 }
 
 impl Default for PoolConfig {
@@ -27,6 +31,7 @@ impl Default for PoolConfig {
             max_queue: 256,
             queue_timeout: Duration::from_secs(10),
             shells_ahead: 2,
+            memory_budget_bytes: None,
         }
     }
 }

@@ -9,6 +9,7 @@ use std::time::Instant;
 use dormouse_pager::Policy;
 use dormouse_snapshot::{FunctionName, Store, WorkingSet};
 
+use crate::budget::Budget;
 use crate::error::Error;
 use crate::function::Function;
 use crate::interrupters::Interrupters;
@@ -65,7 +66,13 @@ impl Engine {
     /// As [`Pool::checkout`](crate::Pool::checkout), but nothing is booted.
     pub fn open(store: &Store, name: &str) -> Result<Self, Error> {
         let name = FunctionName::new(name)?;
-        let function = Function::open(store, &name, 0, Interrupters::default())?;
+        let function = Function::open(
+            store,
+            &name,
+            0,
+            Interrupters::default(),
+            &Budget::new(u64::MAX),
+        )?;
         let machine = Machine::build(&function)?;
         Ok(Self { function, machine })
     }

@@ -102,6 +102,21 @@ pub enum Error {
         /// How long it waited.
         waited: Duration,
     },
+    /// There is not enough memory left for it.
+    #[error(
+        "{name:?} needs {needed_bytes} bytes of memory and the instances' budget of {budget_bytes} \
+         bytes has no room for it; try again in {retry_after:?}, or raise --memory-budget"
+    )]
+    OverBudget {
+        /// The function.
+        name: String,
+        /// What it was to get.
+        needed_bytes: u64,
+        /// What all instances may hold together.
+        budget_bytes: u64,
+        /// When to try again.
+        retry_after: Duration,
+    },
     /// The pool is shutting down.
     #[error("the server is shutting down; try again elsewhere")]
     Draining,
@@ -139,6 +154,15 @@ impl Error {
         Self::QueueFull {
             name: name.to_string(),
             waiting,
+            retry_after: Duration::from_secs(1),
+        }
+    }
+
+    pub(crate) fn over_budget(name: &FunctionName, needed_bytes: u64, budget_bytes: u64) -> Self {
+        Self::OverBudget {
+            name: name.to_string(),
+            needed_bytes,
+            budget_bytes,
             retry_after: Duration::from_secs(1),
         }
     }

@@ -10,6 +10,7 @@ use dormouse_snapshot::{FunctionName, Manifest, MemoryImage, Snapshot, Store, Wo
 use dormouse_vmm::{GuestImage, Host, Namer, Symbols, translations_differ};
 use tokio::sync::Semaphore;
 
+use crate::budget::{Budget, Charge, FIRST_RUN_BYTES, INSTANCE_BYTES};
 use crate::config::FunctionConfig;
 use crate::crossover::Crossover;
 use crate::deploy::SavedFunction;
@@ -40,6 +41,11 @@ pub(crate) struct Function {
     idle: Mutex<Vec<Instance>>,
     instances_ahead: usize,
     pub(crate) guests: Interrupters,
+    pub(crate) budget: Budget,
+    /// For the memory that all clones share.
+    _charge: Charge,
+    /// What runs held of late, at most.
+    peak_bytes: AtomicU64,
     /// As many permits as the function may have invocations at once.
     pub(crate) permits: Arc<Semaphore>,
     pub(crate) waiting: AtomicUsize,
@@ -75,6 +81,7 @@ impl Function {
         name: &FunctionName,
         instances_ahead: usize,
         guests: Interrupters,
+        budget: &Budget,
     ) -> Result<Arc<Self>, Error> {
         let snapshot: Snapshot<SavedFunction> = store.open_newest(name)?;
         snapshot.state.vm.check(Host::open()?.profile())?;
@@ -85,17 +92,21 @@ impl Function {
 
         let memory = Arc::new(snapshot.memory);
         let data: Arc<[_]> = memory.data().into();
-        let source =
-            if memory.data_pages() * dormouse_snapshot::PAGE_BYTES as u64 <= RESIDENT_LIMIT_BYTES {
-                Source::shared(Arc::new(memory.load()?), memory.pages(), data)?
-            } else {
-                let file = Arc::clone(&memory);
-                let read = move |page: u64, buffer: &mut [u8]| {
-                    file.read_verified(page, buffer)
-                        .map_err(std::io::Error::other)
-                };
-                Source::not_local(memory.pages(), data, Arc::new(read))?
+        let data_bytes = memory.data_pages() * dormouse_snapshot::PAGE_BYTES as u64;
+        let is_resident = data_bytes <= RESIDENT_LIMIT_BYTES;
+        let charge = budget
+            .try_charge(if is_resident { data_bytes } else { 0 })
+            .ok_or_else(|| Error::over_budget(name, data_bytes, budget.limit_bytes()))?;
+        let source = if is_resident {
+            Source::shared(Arc::new(memory.load()?), memory.pages(), data)?
+        } else {
+            let file = Arc::clone(&memory);
+            let read = move |page: u64, buffer: &mut [u8]| {
+                file.read_verified(page, buffer)
+                    .map_err(std::io::Error::other)
             };
+            Source::not_local(memory.pages(), data, Arc::new(read))?
+        };
         let learning = Learning::new(&source, snapshot.working_set)?;
         let tables = snapshot
             .state
@@ -123,6 +134,9 @@ impl Function {
             idle: Mutex::new(Vec::new()),
             instances_ahead,
             guests,
+            budget: budget.clone(),
+            _charge: charge,
+            peak_bytes: AtomicU64::new(FIRST_RUN_BYTES),
             waiting: AtomicUsize::new(0),
             running: Arc::default(),
             counters: Counters::default(),
@@ -176,6 +190,33 @@ impl Function {
         }
     }
 
+    /// What a run is expected to hold, an instance that has to be built for it included.
+    pub(crate) fn expected_bytes(&self) -> u64 {
+        let instance_bytes = match self.idle_instances() {
+            0 => INSTANCE_BYTES,
+            _ => 0,
+        };
+        self.peak_bytes.load(Ordering::Relaxed) + instance_bytes
+    }
+
+    /// A run held so much: expect as much of the next ones, and forget it slowly. Never more than
+    /// there is of the guest.
+    pub(crate) fn expect_bytes(&self, bytes: u64) {
+        let bytes = bytes.min(self.manifest.memory_bytes);
+        let forget = |old: u64| Some(bytes.max(old - old / 16));
+        // It always is updated: the closure never says no.
+        let _ = self
+            .peak_bytes
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, forget);
+    }
+
+    /// Asks all idle instances for the memory of their clones.
+    pub(crate) fn reclaim(&self) {
+        for instance in &*lock(&self.idle) {
+            instance.give_back();
+        }
+    }
+
     /// Takes an instance back.
     pub(crate) fn park(&self, instance: Instance) {
         lock(&self.idle).push(instance);
@@ -194,6 +235,9 @@ impl Function {
         let wanted = self.instances_ahead.min(self.config.concurrency);
         let missing = wanted.saturating_sub(self.idle_instances());
         for _ in 0..missing {
+            if self.budget.try_charge(INSTANCE_BYTES).is_none() {
+                return;
+            }
             match Instance::spawn(self) {
                 Ok(instance) => self.park(instance),
                 Err(error) => {

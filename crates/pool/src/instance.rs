@@ -1,14 +1,14 @@
 //! A [`Machine`] on a thread of its own, and what becomes of it between requests.
 //!
 //! ```text
-//!   build (ahead) ──► idle list ──── job ────► invoke ──► answer sent ──► recycle ──┐
+//!   build (ahead) ──► idle list ──── order ──► invoke ──► answer sent ──► recycle ──┐
 //!                      ▲   │                                  │                     │
 //!                      │   └─ idle for long:                  └─ crashed, timed out:│
 //!                      │      memory given back,                 retired, a new one │
 //!                      │      then ended if one too many         is built           │
 //!                      └───────────────────────── parked ◄──────────────────────────┘
 //! ```
-//! A job carries the only handle of its instance, and the permits that it runs under. So an instance
+//! An order carries the only handle of its instance, and the permits that it runs under. So an instance
 //! is in one place at a time, and a caller that goes away takes nothing with it.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use crate::budget::Charge;
 use crate::error::{Error, Failure};
 use crate::function::Function;
 use crate::machine::Machine;
@@ -28,7 +29,7 @@ use crate::message::{Outcome, StartType};
 #[derive(Debug)]
 pub(crate) struct Instance {
     number: u64,
-    jobs: mpsc::Sender<Job>,
+    inbox: mpsc::Sender<Told>,
 }
 
 /// The right to run one invocation: counted by the function, and by the whole pool.
@@ -60,15 +61,26 @@ impl Drop for Permits {
     }
 }
 
-/// One request for one instance.
-struct Job {
-    request: Encoded,
-    start: StartType,
-    arrival: Instant,
-    reply: oneshot::Sender<Result<Outcome, Error>>,
-    permits: Permits,
-    /// The instance's own handle, to park itself with.
-    instance: Instance,
+/// What an instance is to do with a request.
+pub(crate) struct Order {
+    pub(crate) request: Encoded,
+    pub(crate) start: StartType,
+    pub(crate) arrival: Instant,
+    pub(crate) permits: Permits,
+    /// Memory reserved for the run.
+    pub(crate) charge: Charge,
+}
+
+/// What an instance is told.
+enum Told {
+    Serve {
+        order: Order,
+        reply: oneshot::Sender<Result<Outcome, Error>>,
+        /// The instance's own handle, to park itself with.
+        instance: Instance,
+    },
+    /// Give back the memory of the clone.
+    GiveBack,
 }
 
 impl Instance {
@@ -79,13 +91,16 @@ impl Instance {
     pub(crate) fn spawn(function: &Arc<Function>) -> Result<Self, Error> {
         static NEXT_NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NEXT_NUMBER.fetch_add(1, Ordering::Relaxed);
-        let (jobs, inbox) = mpsc::channel();
+        let (sender, inbox) = mpsc::channel();
         let function_handle = Arc::downgrade(function);
         std::thread::Builder::new()
             .name(format!("vcpu {}", function.name()))
             .spawn(move || serve(&function_handle, number, &inbox))
             .map_err(|e| Error::internal("starting a vCPU thread")(e.into()))?;
-        Ok(Self { number, jobs })
+        Ok(Self {
+            number,
+            inbox: sender,
+        })
     }
 
     /// Distinguishes the instance from all others in the process.
@@ -93,24 +108,20 @@ impl Instance {
         self.number
     }
 
-    /// Hands a request to the instance. The reply comes through `reply`; it is dropped where the
-    /// instance's thread has died.
-    pub(crate) fn send(
-        self,
-        request: Encoded,
-        start: StartType,
-        arrival: Instant,
-        permits: Permits,
-    ) -> oneshot::Receiver<Result<Outcome, Error>> {
+    /// Asks the idle instance for the memory of its clone.
+    pub(crate) fn give_back(&self) {
+        // Where the thread has died there is nothing to give back.
+        let _ = self.inbox.send(Told::GiveBack);
+    }
+
+    /// Hands a request to the instance. The receiver fails where its thread has died.
+    pub(crate) fn send(self, order: Order) -> oneshot::Receiver<Result<Outcome, Error>> {
         let (reply, answer) = oneshot::channel();
-        let jobs = self.jobs.clone();
-        // Should the thread be gone, the job is dropped here and with it the reply's sender.
-        let _ = jobs.send(Job {
-            request,
-            start,
-            arrival,
+        let inbox = self.inbox.clone();
+        // Should the thread be gone, all of it is dropped here and with it the reply's sender.
+        let _ = inbox.send(Told::Serve {
+            order,
             reply,
-            permits,
             instance: self,
         });
         answer
@@ -123,7 +134,7 @@ const MEMORY_IDLE: Duration = Duration::from_secs(10);
 const INSTANCE_IDLE: Duration = Duration::from_secs(60);
 
 /// The thread: build, then serve until the last handle is gone or the instance is retired.
-fn serve(function: &Weak<Function>, number: u64, inbox: &mpsc::Receiver<Job>) {
+fn serve(function: &Weak<Function>, number: u64, inbox: &mpsc::Receiver<Told>) {
     let Some(built) = function.upgrade().map(|function| Machine::build(&function)) else {
         return;
     };
@@ -131,8 +142,18 @@ fn serve(function: &Weak<Function>, number: u64, inbox: &mpsc::Receiver<Job>) {
     let mut built = built.ok();
     let mut patience = MEMORY_IDLE;
     loop {
-        let job = match inbox.recv_timeout(patience) {
-            Ok(job) => job,
+        let (order, reply, instance) = match inbox.recv_timeout(patience) {
+            Ok(Told::Serve {
+                order,
+                reply,
+                instance,
+            }) => (order, reply, instance),
+            Ok(Told::GiveBack) => {
+                if let Some(machine) = &mut built {
+                    machine.make_blank();
+                }
+                continue;
+            }
             Err(RecvTimeoutError::Disconnected) => return,
             Err(RecvTimeoutError::Timeout) => {
                 if let Some(machine) = &mut built {
@@ -151,18 +172,18 @@ fn serve(function: &Weak<Function>, number: u64, inbox: &mpsc::Receiver<Job>) {
         let Some(function) = function.upgrade() else {
             return;
         };
-        let Job {
+        let Order {
             request,
             start,
             arrival,
-            reply,
             permits,
-            instance,
-        } = job;
+            charge,
+        } = order;
         let outcome = built
             .take()
             .map_or_else(|| Machine::build(&function), Ok)
             .and_then(|mut machine| {
+                machine.charge.lock().absorb(charge);
                 let outcome = machine.invoke(&function, &request, arrival);
                 built = Some(machine);
                 outcome

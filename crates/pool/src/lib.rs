@@ -5,6 +5,8 @@
 //! [`Outcome`] out. Inside, every VM lives on an OS thread of its own.
 #![forbid(unsafe_code)]
 
+mod admission;
+mod budget;
 mod catalog;
 mod config;
 mod console;
@@ -22,9 +24,10 @@ mod message;
 mod pool;
 mod stats;
 
+pub use admission::Lease;
 pub use config::{FunctionConfig, PoolConfig};
 pub use engine::{Engine, Parts};
 pub use error::{Error, Failure};
 pub use message::{Answer, Header, Outcome, Request, StartType, Timings};
-pub use pool::{Lease, Pool};
+pub use pool::Pool;
 pub use stats::{Deployed, FunctionInfo, FunctionStats, PoolStats};

@@ -18,6 +18,7 @@ use dormouse_pager::{Pager, PagerConfig, Policy, Rolled};
 use dormouse_snapshot::WorkingSet;
 use dormouse_vmm::{Shell, Stop, Vm};
 
+use crate::budget::{INSTANCE_BYTES, SharedCharge};
 use crate::console::Tail;
 use crate::deploy::{elapsed_us, whole_us};
 use crate::error::{Error, Failure};
@@ -26,12 +27,16 @@ use crate::interrupters::Registered;
 use crate::mailbox::{self, Encoded, Envelope, Message};
 use crate::message::{Answer, Outcome, StartType, Timings};
 
+const PAGE_BYTES: u64 = dormouse_pager::PAGE_BYTES;
+
 /// A VM with its pager. Its runs must all be on one thread.
 pub(crate) struct Machine {
     guest: Guest,
     pager: Pager,
     memory: Memory,
     console: Tail,
+    /// The memory that it may hold.
+    pub(crate) charge: SharedCharge,
     /// Whether the last run is one for the working set to learn from.
     is_recording: bool,
     _registered: Registered,
@@ -40,7 +45,7 @@ pub(crate) struct Machine {
 /// What is in the shell.
 enum Guest {
     /// A vCPU whose state is the snapshot's.
-    Set(Vm),
+    Set(Box<Vm>),
     /// A vCPU that ran, or is as it was made.
     Unset(Shell),
     /// Lost by a step that failed.
@@ -66,10 +71,17 @@ impl Machine {
         let shell = Shell::new(function.state().vm.placement())?;
         let interrupter = shell.interrupter();
         let registered = function.guests.register(interrupter.clone());
+        // Built ahead where there is room; for a request where it was reserved with that.
+        let charge = SharedCharge::new(function.budget.empty());
+        charge.lock().cover(INSTANCE_BYTES);
+        let held = charge.clone();
         let pager = Pager::new(PagerConfig {
             name: function.name().to_string(),
             // A guest that cannot have its memory is stopped; its result is discarded.
             on_error: Some(Arc::new(move || interrupter.interrupt())),
+            on_growth: Some(Arc::new(move |pages| {
+                held.lock().cover(INSTANCE_BYTES + pages * PAGE_BYTES)
+            })),
             ..PagerConfig::default()
         })?;
         let mut machine = Self {
@@ -77,6 +89,7 @@ impl Machine {
             pager,
             memory: Memory::Blank,
             console: Tail::default(),
+            charge,
             is_recording: false,
             _registered: registered,
         };
@@ -143,7 +156,7 @@ impl Machine {
             _ => StartType::Restored,
         };
         self.memory = Memory::Used;
-        let Guest::Set(vm) = std::mem::replace(&mut self.guest, Guest::Lost) else {
+        let Guest::Set(mut vm) = std::mem::replace(&mut self.guest, Guest::Lost) else {
             return Err(lost());
         };
         let limit = function.timeout();
@@ -152,7 +165,7 @@ impl Machine {
             .mailbox
             .put(&vm, request, &envelope(limit)?)?;
         timings.restore_us = elapsed_us(in_hand);
-        let (result, vm) = self.run(vm, limit, &mut timings)?;
+        let result = self.run(function, &mut vm, limit, &mut timings)?;
         self.guest = Guest::Unset(vm.into_shell());
         if start == StartType::Restored {
             function.crossover.restored(&timings);
@@ -170,17 +183,25 @@ impl Machine {
 
     fn run(
         &mut self,
-        mut vm: Vm,
+        function: &Function,
+        vm: &mut Vm,
         limit: Duration,
         timings: &mut Timings,
-    ) -> Result<(Result<Answer, Failure>, Vm), Error> {
+    ) -> Result<Result<Answer, Failure>, Error> {
         let begun = Instant::now();
         let stop = vm.run(begun + limit)?;
-        let (result, handler_tsc) = answer(&vm, stop, limit);
+        let (result, handler_tsc) = answer(vm, stop, limit);
         timings.run_us = elapsed_us(begun);
         timings.handler_us = vm.into_run(handler_tsc).map(whole_us);
-        if let Some(error) = self.pager.take_error() {
-            return Err(error.into());
+        match self.pager.take_error() {
+            None => {}
+            Some(dormouse_pager::Error::OverLimit { pages }) => {
+                let needed_bytes = pages * PAGE_BYTES;
+                let budget_bytes = function.budget.limit_bytes();
+                let name = function.name();
+                return Err(Error::over_budget(name, needed_bytes, budget_bytes));
+            }
+            Some(error) => return Err(error.into()),
         }
         let stats = self.pager.stats();
         timings.fault_us = stats.fault_service_us;
@@ -191,7 +212,7 @@ impl Machine {
         let result = result?;
         // What a failing run touches is not what later requests need.
         self.is_recording &= result.is_ok();
-        Ok((result, vm))
+        Ok(result)
     }
 
     /// Makes the machine ready for the next request: rolls the clone back in place, or drops it.
@@ -249,6 +270,7 @@ impl Machine {
         if self.memory != Memory::Blank {
             self.pager.detach();
             self.memory = Memory::Blank;
+            self.charge.lock().keep(INSTANCE_BYTES);
         }
     }
 
@@ -280,9 +302,15 @@ impl Machine {
                     .crossover
                     .rolled_back(stats.copied_pages, begun.elapsed());
                 self.memory = Memory::RolledBack;
+                function.expect_bytes((stats.copied_pages + stats.dropped_pages) * PAGE_BYTES);
+                let held_bytes = INSTANCE_BYTES + stats.copied_pages * PAGE_BYTES;
+                self.charge.lock().keep(held_bytes);
                 Ok(true)
             }
-            Rolled::Not { .. } => Ok(false),
+            Rolled::Not { written_pages } => {
+                function.expect_bytes(written_pages * PAGE_BYTES);
+                Ok(false)
+            }
         }
     }
 
@@ -293,7 +321,11 @@ impl Machine {
             return None;
         }
         match self.pager.touched() {
-            Ok(touched) => Some(function.learn(touched)),
+            Ok(touched) => {
+                let written = touched.written.iter().map(|run| run.end - run.start);
+                function.expect_bytes(written.sum::<u64>() * PAGE_BYTES);
+                Some(function.learn(touched))
+            }
             Err(error) => {
                 tracing::warn!(function = %function.name(), %error, "a run was not recorded");
                 Some(None)
@@ -311,7 +343,7 @@ impl Machine {
         self.console = Tail::default();
         let output = Box::new(self.console.clone());
         let vm = Vm::restore(shell, &function.state().vm, output, function.namer())?;
-        self.guest = Guest::Set(vm);
+        self.guest = Guest::Set(Box::new(vm));
         Ok(())
     }
 }

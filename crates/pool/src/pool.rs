@@ -2,62 +2,45 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use dormouse_snapshot::{Digest, Entry, FunctionName, Manifest, Store};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
+use crate::budget::{self, Budget, Charge};
 use crate::catalog::{Catalog, Slot};
 use crate::config::{FunctionConfig, PoolConfig};
 use crate::deploy;
 use crate::error::Error;
 use crate::function::Function;
-use crate::instance::{Instance, Permits};
 use crate::interrupters::Interrupters;
-use crate::mailbox::Encoded;
-use crate::message::{Outcome, Request, StartType};
+use crate::message::StartType;
 use crate::stats::{Deployed, FunctionInfo, FunctionStats, PoolStats};
 
 /// Functions of one store, ready to be invoked. A cheap handle.
 #[derive(Clone)]
 pub struct Pool {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
-struct Inner {
+pub(crate) struct Inner {
     store: Store,
-    config: PoolConfig,
-    functions: Catalog,
+    pub(crate) config: PoolConfig,
+    pub(crate) functions: Catalog,
+    pub(crate) budget: Budget,
     /// Cold boots at a time: each keeps a core busy for as long as it takes.
     booting: Semaphore,
     boots_at_once: usize,
-    permits: Arc<Semaphore>,
+    pub(crate) permits: Arc<Semaphore>,
     guests: Interrupters,
     draining: AtomicBool,
-}
-
-/// The right to invoke a function once, with the instance to do it.
-pub struct Lease {
-    function: Arc<Function>,
-    instance: Instance,
-    permits: Permits,
-    start: StartType,
-    arrival: Instant,
 }
 
 impl std::fmt::Debug for Pool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Pool")
             .field("store", &self.inner.store)
-            .finish_non_exhaustive()
-    }
-}
-
-impl std::fmt::Debug for Lease {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Lease")
-            .field("function", self.function.name())
             .finish_non_exhaustive()
     }
 }
@@ -95,6 +78,11 @@ impl Pool {
             boots_at_once,
             permits: Arc::new(Semaphore::new(config.max_concurrency)),
             guests: Interrupters::default(),
+            budget: Budget::new(
+                config
+                    .memory_budget_bytes
+                    .unwrap_or_else(budget::usual_limit_bytes),
+            ),
             draining: AtomicBool::new(false),
             config,
         };
@@ -187,6 +175,7 @@ impl Pool {
         let permit = self.inner.booting.acquire().await;
         let _permit = permit.map_err(|_| Error::Draining)?;
         self.refuse_when_draining()?;
+        let _charge = self.memory_to_boot(name, config.memory_bytes).await?;
         let (store, function) = (self.inner.store.clone(), name.clone());
         let guests = self.inner.guests.clone();
         let published =
@@ -198,6 +187,17 @@ impl Pool {
         Ok(published)
     }
 
+    /// Reserves a guest's whole memory, of which nobody knows yet how much its start will take.
+    async fn memory_to_boot(&self, name: &FunctionName, bytes: u64) -> Result<Charge, Error> {
+        let (budget, config) = (&self.inner.budget, &self.inner.config);
+        let over_budget = || Error::over_budget(name, bytes, budget.limit_bytes());
+        if bytes > budget.limit_bytes() {
+            return Err(over_budget());
+        }
+        let charge = tokio::time::timeout(config.queue_timeout, budget.charge(bytes)).await;
+        charge.map_err(|_| over_budget())
+    }
+
     /// Opens the newest snapshot, if the function is not open. For the holder of the gate.
     async fn load(&self, name: &FunctionName, slot: &Slot) -> Result<Arc<Function>, Error> {
         if let Some(function) = slot.opened() {
@@ -205,7 +205,9 @@ impl Pool {
         }
         let (store, ahead) = (self.inner.store.clone(), self.inner.config.shells_ahead);
         let (wanted, guests) = (name.clone(), self.inner.guests.clone());
-        let function = blocking(move || Function::open(&store, &wanted, ahead, guests)).await?;
+        let budget = self.inner.budget.clone();
+        let function =
+            blocking(move || Function::open(&store, &wanted, ahead, guests, &budget)).await?;
         slot.set(Some(Arc::clone(&function)));
         Ok(function)
     }
@@ -290,64 +292,11 @@ impl Pool {
         .await
     }
 
-    /// Waits for the right to invoke a function: for its turn, and for an instance. Opens the
-    /// function's snapshot at its first use; where that cannot be restored on this host, boots the
-    /// function cold from the stored image.
-    ///
-    /// # Errors
-    /// [`Error::UnknownFunction`], [`Error::QueueFull`], [`Error::QueueTimeout`],
-    /// [`Error::Draining`], [`Error::Store`], [`Error::Host`].
-    pub async fn checkout(&self, name: &str) -> Result<Lease, Error> {
-        let arrival = Instant::now();
-        self.refuse_when_draining()?;
-        let name = FunctionName::new(name)?;
-        let (function, start) = match self.inner.functions.opened(&name) {
-            Some(function) => (function, StartType::Restored),
-            None => self.open(&name).await?,
-        };
-        let permits = self.wait_for_turn(&function).await?;
-        let instance = function.instance()?;
-        Ok(Lease {
-            function,
-            instance,
-            permits,
-            start,
-            arrival,
-        })
-    }
-
-    async fn wait_for_turn(&self, function: &Arc<Function>) -> Result<Permits, Error> {
-        let own = Arc::clone(&function.permits);
-        let all = Arc::clone(&self.inner.permits);
-        if let Ok(own) = Arc::clone(&own).try_acquire_owned()
-            && let Ok(all) = Arc::clone(&all).try_acquire_owned()
-        {
-            return Ok(Permits::new(function, own, all));
-        }
-        let config = &self.inner.config;
-        let waiting = Waiting::new(function);
-        if waiting.count > config.max_queue {
-            function.refuse();
-            return Err(Error::queue_full(function.name(), config.max_queue));
-        }
-        let both = async {
-            // The function's own first: whoever waits there holds nothing that others need.
-            let own: OwnedSemaphorePermit =
-                own.acquire_owned().await.map_err(|_| Error::Draining)?;
-            let all = all.acquire_owned().await.map_err(|_| Error::Draining)?;
-            Ok(Permits::new(function, own, all))
-        };
-        match tokio::time::timeout(config.queue_timeout, both).await {
-            Ok(permits) => permits,
-            Err(_) => {
-                function.refuse();
-                Err(Error::queue_timeout(function.name(), config.queue_timeout))
-            }
-        }
-    }
-
     /// Opens a function for its first request here; boots it cold where it must.
-    async fn open(&self, name: &FunctionName) -> Result<(Arc<Function>, StartType), Error> {
+    pub(crate) async fn open(
+        &self,
+        name: &FunctionName,
+    ) -> Result<(Arc<Function>, StartType), Error> {
         self.must_be_stored(name).await?;
         let slot = self.inner.functions.slot(name);
         let config = &self.inner.config;
@@ -393,7 +342,7 @@ impl Pool {
         Ok(())
     }
 
-    fn refuse_when_draining(&self) -> Result<(), Error> {
+    pub(crate) fn refuse_when_draining(&self) -> Result<(), Error> {
         if self.is_draining() {
             Err(Error::Draining)
         } else {
@@ -447,52 +396,9 @@ impl Pool {
                 .iter()
                 .map(|(_, function)| function.idle_instances() as u64)
                 .sum(),
+            memory_budget_bytes: self.inner.budget.limit_bytes(),
+            memory_held_bytes: self.inner.budget.held_bytes(),
             functions: stats,
         }
-    }
-}
-
-impl Lease {
-    /// Runs the function on `request`, for its configured time at most. Should the caller stop
-    /// waiting, the invocation ends by itself and is discarded.
-    ///
-    /// # Errors
-    /// [`Error::RequestTooLarge`], or what kept Dormouse (not the function) from running it.
-    pub async fn invoke(self, request: Request) -> Result<Outcome, Error> {
-        let request = match Encoded::new(&request) {
-            Ok(request) => request,
-            Err(error) => {
-                self.function.park(self.instance);
-                return Err(error);
-            }
-        };
-        let answer = self
-            .instance
-            .send(request, self.start, self.arrival, self.permits);
-        answer.await.unwrap_or_else(|_| {
-            Err(Error::Internal {
-                operation: "running a guest",
-                reason: "the instance's thread ended; see the log".to_owned(),
-            })
-        })
-    }
-}
-
-/// Counts a waiting request for as long as it lives.
-struct Waiting<'a> {
-    function: &'a Function,
-    count: usize,
-}
-
-impl<'a> Waiting<'a> {
-    fn new(function: &'a Function) -> Self {
-        let count = function.waiting.fetch_add(1, Ordering::Relaxed) + 1;
-        Self { function, count }
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.function.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }

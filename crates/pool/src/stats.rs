@@ -64,6 +64,10 @@ pub struct PoolStats {
     pub waiting: u64,
     /// VM shells that are ready and idle.
     pub shells: u64,
+    /// Memory that all instances may hold together.
+    pub memory_budget_bytes: u64,
+    /// Memory that is held, or reserved for what runs.
+    pub memory_held_bytes: u64,
     /// The functions in use, by name.
     pub functions: Vec<(String, FunctionStats)>,
 }

@@ -170,6 +170,16 @@ impl Collector for PoolCollector {
                 stats.waiting,
             ),
             ("shells", "VM shells that are ready", stats.shells),
+            (
+                "memory_budget_bytes",
+                "Memory that instances may hold together",
+                stats.memory_budget_bytes,
+            ),
+            (
+                "memory_held_bytes",
+                "Memory that instances hold, or that is reserved for what runs",
+                stats.memory_held_bytes,
+            ),
         ] {
             let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;

@@ -86,6 +86,7 @@ error_codes! {
     HeadTooLarge "head-too-large" REQUEST_HEADER_FIELDS_TOO_LARGE "The headers are too large";
     QueueFull "queue-full" TOO_MANY_REQUESTS "Too many requests wait for the function";
     QueueTimeout "queue-timeout" SERVICE_UNAVAILABLE "No instance became free in time";
+    OverBudget "over-budget" SERVICE_UNAVAILABLE "There is not enough memory left";
     Draining "draining" SERVICE_UNAVAILABLE "The server is shutting down";
     HostCannot "host-cannot" SERVICE_UNAVAILABLE "The host cannot run functions";
     FunctionCrashed "function-crashed" BAD_GATEWAY "The function crashed";
@@ -234,6 +235,9 @@ impl From<Error> for ApiError {
             Error::QueueTimeout { .. } => {
                 Self::new(ErrorCode::QueueTimeout, detail).retry_after(Duration::from_secs(1))
             }
+            Error::OverBudget { retry_after, .. } => {
+                Self::new(ErrorCode::OverBudget, detail).retry_after(retry_after)
+            }
             Error::Draining => Self::new(ErrorCode::Draining, detail),
             Error::Host { .. } => Self::new(ErrorCode::HostCannot, detail),
             Error::Store(_) => Self::private_error(ErrorCode::StoreFailed, &error),
@@ -349,6 +353,15 @@ mod tests {
                     waited: second,
                 },
                 "queue-timeout",
+            ),
+            (
+                Error::OverBudget {
+                    name: name(),
+                    needed_bytes: 2,
+                    budget_bytes: 1,
+                    retry_after: second,
+                },
+                "over-budget",
             ),
             (Error::Draining, "draining"),
             (Error::Host { reason: name() }, "host-cannot"),

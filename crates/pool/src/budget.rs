@@ -1,0 +1,228 @@
+//! The memory that the instances of a pool may hold together, and who holds how much of it.
+//!
+//! What counts is what an instance really holds: the pages that its clones wrote or had brought in
+//! for them alone, and what the kernel keeps for a VM. The guest's size does not, and neither do
+//! pages that all clones share; a function's own memory file is counted once.
+//!
+//! Whoever starts something reserves what such things took before. A run that needs more asks for it
+//! while it runs, a little ahead of its page faults, and is ended where there is no more: by its own
+//! pool, with a reason, and not by the kernel.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// What is counted in: small beside an instance, and few enough for any host in 32 bits.
+const UNIT_BYTES: u64 = 64 << 10;
+
+/// What a VM costs before a page of its guest is in: the kernel's own memory for VM, vCPU and
+/// userfaultfd, and two threads. `dormouse bench engine` measures it.
+pub(crate) const INSTANCE_BYTES: u64 = 384 << 10;
+
+/// What a function's first run is taken to need, until it asks for more.
+pub(crate) const FIRST_RUN_BYTES: u64 = 2 << 20;
+
+/// How much a run asks for at a time.
+const STEP_BYTES: u64 = 1 << 20;
+
+/// A pool's memory. A cheap handle.
+#[derive(Debug, Clone)]
+pub(crate) struct Budget {
+    units: Arc<Semaphore>,
+    limit: u32,
+}
+
+/// A part of a [`Budget`], given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Charge {
+    budget: Budget,
+    held: Option<OwnedSemaphorePermit>,
+}
+
+fn units(bytes: u64) -> u32 {
+    u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX)
+}
+
+impl Budget {
+    pub(crate) fn new(limit_bytes: u64) -> Self {
+        let limit = units(limit_bytes).max(1);
+        Self {
+            units: Arc::new(Semaphore::new(limit as usize)),
+            limit,
+        }
+    }
+
+    pub(crate) fn limit_bytes(&self) -> u64 {
+        u64::from(self.limit) * UNIT_BYTES
+    }
+
+    pub(crate) fn held_bytes(&self) -> u64 {
+        self.limit_bytes() - self.units.available_permits() as u64 * UNIT_BYTES
+    }
+
+    /// A charge of nothing.
+    pub(crate) fn empty(&self) -> Charge {
+        Charge {
+            budget: self.clone(),
+            held: None,
+        }
+    }
+
+    /// Takes a part, if that much is left.
+    pub(crate) fn try_charge(&self, bytes: u64) -> Option<Charge> {
+        let mut charge = self.empty();
+        charge.cover(bytes).then_some(charge)
+    }
+
+    /// Waits until that much is left, and takes it. Who asks first is served first.
+    pub(crate) async fn charge(&self, bytes: u64) -> Charge {
+        let held = Arc::clone(&self.units).acquire_many_owned(units(bytes));
+        Charge {
+            budget: self.clone(),
+            // The semaphore is never closed.
+            held: held.await.ok(),
+        }
+    }
+}
+
+impl Charge {
+    fn units(&self) -> u32 {
+        let held = self.held.as_ref();
+        held.map_or(0, |held| {
+            u32::try_from(held.num_permits()).unwrap_or(u32::MAX)
+        })
+    }
+
+    /// Adds another charge to this one.
+    pub(crate) fn absorb(&mut self, other: Self) {
+        match (&mut self.held, other.held) {
+            (Some(held), Some(more)) => held.merge(more),
+            (held @ None, more) => *held = more,
+            (Some(_), None) => {}
+        }
+    }
+
+    /// Makes sure that it holds at least `bytes`. False where there is not that much left.
+    pub(crate) fn cover(&mut self, bytes: u64) -> bool {
+        let missing = units(bytes).saturating_sub(self.units());
+        if missing == 0 {
+            return true;
+        }
+        // A little more at once, so that a growing run does not ask for each page.
+        let step = missing.max(units(STEP_BYTES));
+        for wanted in [step, missing] {
+            let units = Arc::clone(&self.budget.units);
+            if let Ok(more) = units.try_acquire_many_owned(wanted) {
+                let more = Some(more);
+                let budget = self.budget.clone();
+                self.absorb(Self { budget, held: more });
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Gives back all but `bytes`.
+    pub(crate) fn keep(&mut self, bytes: u64) {
+        let excess = self.units().saturating_sub(units(bytes));
+        if let Some(held) = &mut self.held {
+            drop(held.split(excess as usize));
+        }
+    }
+}
+
+/// A charge that a run and its page faults, which come from another thread, share.
+#[derive(Debug, Clone)]
+pub(crate) struct SharedCharge(Arc<Mutex<Charge>>);
+
+impl SharedCharge {
+    pub(crate) fn new(charge: Charge) -> Self {
+        Self(Arc::new(Mutex::new(charge)))
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Charge> {
+        // A charge is consistent between any two statements.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Three quarters of what the host, or this process's control group, has free now.
+pub(crate) fn usual_limit_bytes() -> u64 {
+    let free = [host_available_bytes(), group_available_bytes()];
+    free.into_iter().flatten().min().unwrap_or(u64::MAX) / 4 * 3
+}
+
+/// `MemAvailable` of `/proc/meminfo` (`proc_meminfo(5)`), in KiB there.
+fn host_available_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+    Some(kib << 10)
+}
+
+/// What the control group leaves (Linux `Documentation/admin-guide/cgroup-v2.rst`, `memory.max` and
+/// `memory.current`). Nothing where there is no limit.
+fn group_available_bytes() -> Option<u64> {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let path = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let folder = Path::new("/sys/fs/cgroup").join(path);
+    let read = |name: &str| -> Option<u64> {
+        let text = std::fs::read_to_string(folder.join(name)).ok()?;
+        text.trim().parse().ok()
+    };
+    Some(read("memory.max")?.saturating_sub(read("memory.current")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn charges_are_taken_grown_and_given_back() {
+        let budget = Budget::new(4 << 20);
+        assert_eq!((budget.limit_bytes(), budget.held_bytes()), (4 << 20, 0));
+        let mut run = budget.try_charge(1 << 20).unwrap();
+        assert_eq!(budget.held_bytes(), 1 << 20);
+        assert!(run.cover(1 << 20), "it has that");
+        assert_eq!(budget.held_bytes(), 1 << 20);
+        assert!(run.cover((1 << 20) + 1));
+        assert_eq!(budget.held_bytes(), 2 << 20, "a step at a time");
+        assert!(run.cover(4 << 20), "the rest");
+        assert!(!run.cover((4 << 20) + 1), "there is no more");
+        assert!(budget.try_charge(1).is_none());
+        run.keep(100);
+        assert_eq!(budget.held_bytes(), UNIT_BYTES);
+        let mut other = budget.try_charge(1 << 20).unwrap();
+        other.absorb(run);
+        assert_eq!(budget.held_bytes(), (1 << 20) + UNIT_BYTES);
+        other.keep(0);
+        assert_eq!(budget.held_bytes(), 0);
+        drop(other);
+        assert_eq!(budget.held_bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn who_waits_gets_what_is_given_back() {
+        let budget = Budget::new(1 << 20);
+        let held = budget.try_charge(1 << 20).unwrap();
+        let waiting = tokio::spawn({
+            let budget = budget.clone();
+            async move { budget.charge(512 << 10).await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        drop(held);
+        let charge = waiting.await.unwrap();
+        assert_eq!(budget.held_bytes(), 512 << 10);
+        drop(charge);
+    }
+
+    #[test]
+    fn this_host_has_some_memory() {
+        let limit = usual_limit_bytes();
+        assert!(limit > 1 << 20 && limit < u64::MAX / 2, "{limit}");
+    }
+}
