@@ -69,8 +69,11 @@ pub struct Header {
     pub request_head_bytes: u32,
     /// Host to guest: size of the request body, at most [`MAX_BODY_BYTES`].
     pub request_body_bytes: u64,
+    /// Guest to host: the guest's time-stamp counter when its handler was entered for the request
+    /// that this answers; 0 where the guest does not say.
+    pub handler_tsc: u64,
     /// Zero; room to grow without a new version where old peers may ignore it.
-    pub reserved: [u64; 6],
+    pub reserved: [u64; 5],
 }
 
 const _: () = {
@@ -190,7 +193,8 @@ impl Header {
             request_location: 0,
             request_head_bytes: 0,
             request_body_bytes: 0,
-            reserved: [0; 6],
+            handler_tsc: 0,
+            reserved: [0; 5],
         }
     }
 
@@ -220,7 +224,8 @@ impl Header {
             request_location: u32_at(128),
             request_head_bytes: u32_at(132),
             request_body_bytes: u64_at(136),
-            reserved: core::array::from_fn(|word| u64_at(144 + 8 * word)),
+            handler_tsc: u64_at(144),
+            reserved: core::array::from_fn(|word| u64_at(152 + 8 * word)),
         }
     }
 
@@ -251,6 +256,7 @@ impl Header {
         put(&self.request_location.to_le_bytes());
         put(&self.request_head_bytes.to_le_bytes());
         put(&self.request_body_bytes.to_le_bytes());
+        put(&self.handler_tsc.to_le_bytes());
         for word in self.reserved {
             put(&word.to_le_bytes());
         }

@@ -25,6 +25,9 @@ pub(crate) trait Host {
     /// The first bytes of the request buffer; no more than it has.
     fn request_buffer(&self, bytes: usize) -> &[u8];
 
+    /// The CPU's time-stamp counter now.
+    fn ticks(&self) -> u64;
+
     /// Hands the mailbox to the host and waits for the next request. False once the host has no
     /// more, which happens in tests.
     fn exchange(&mut self) -> bool;
@@ -86,6 +89,12 @@ impl Host for Port {
         // SAFETY: the allocation has that many bytes and is never freed; the host has written
         // them in the last exchange, which needed `&mut self`.
         unsafe { core::slice::from_raw_parts(self.buffer, bytes) }
+    }
+
+    #[inline]
+    fn ticks(&self) -> u64 {
+        // SAFETY: every x86-64 CPU has RDTSC, and a guest's kernel does not forbid it to itself.
+        unsafe { core::arch::x86_64::_rdtsc() }
     }
 
     #[inline]

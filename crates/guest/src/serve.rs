@@ -74,6 +74,7 @@ where
             generation = header.generation;
             awake(&header.entropy, &mut hooks.after_restore);
         }
+        host.mailbox_mut().header.handler_tsc = host.ticks();
         more = match handler(Request::new(host)).into_response() {
             Ok(response) => send_answer(host, &response),
             Err(message) => send_message(host, Kind::Error, message.as_bytes()),

@@ -65,6 +65,12 @@ impl PageSet {
         }
     }
 
+    fn remove(&mut self, pages: Range<u64>) {
+        for page in pages {
+            self.0[(page / 64) as usize] &= !(1 << (page % 64));
+        }
+    }
+
     /// The next run of pages at or after `from` whose membership is `member`.
     fn run(&self, from: u64, pages: u64, member: bool) -> Option<Range<u64>> {
         let start = self.next(from, pages, member)?;
@@ -152,6 +158,16 @@ impl Faults {
     /// Notes that pages are in.
     pub(crate) fn filled(&mut self, pages: Range<u64>) {
         self.present.add(pages);
+    }
+
+    /// Notes that pages were dropped.
+    pub(crate) fn dropped(&mut self, pages: Range<u64>) {
+        self.present.remove(pages);
+    }
+
+    /// Forgets the order of the faults so far: the guest begins anew.
+    pub(crate) fn rolled_back(&mut self) {
+        self.order.clear();
     }
 
     /// Pages in fault order, each once.

@@ -108,7 +108,7 @@ impl Shared {
             self.fd.read_events(&mut buffer, |event| {
                 session.serve(self.tools(), event, |error| self.report(error));
             })?;
-            self.counters.fault_service(start.elapsed());
+            self.counters.fault_service(start);
         }
     }
 

@@ -7,6 +7,7 @@
 //!    │
 //!  session   carries fills out on the attached range; replay      (whoever holds the lock)
 //!    ├── faults   pure: which pages does a fault at page p bring in, and how
+//!    ├── rollback what was written is made as in the snapshot again
 //!    └── fd       userfaultfd and pagemap ioctls       (unsafe)
 //!        mapping  what lies under the guest's range    (unsafe)
 //! ```
@@ -21,7 +22,7 @@
 //!  blank ──────────────► snapshot, registered ────────► blank
 //!    ▲                     │    ▲      │
 //!    │                     └────┘      │ populate, or the handler died
-//!    │                     attach      ▼
+//!    │              attach, roll_back  ▼
 //!    └──────────────────────────── snapshot, not registered
 //! ```
 //!
@@ -47,6 +48,7 @@ mod mapping;
 mod pager;
 mod plan;
 mod ranges;
+mod rollback;
 mod session;
 mod source;
 mod stats;
@@ -55,6 +57,7 @@ mod support;
 pub use error::Error;
 pub use pager::{OnError, Pager, PagerConfig, Touched};
 pub use plan::{Policy, WorkingSetPlan};
+pub use rollback::{Differs, Rollback, RollbackStats, Rolled};
 pub use source::{ReadPages, Source};
 pub use stats::{AttachStats, Stats};
 pub use support::{Feature, HostSupport, probe};

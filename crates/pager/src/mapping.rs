@@ -18,6 +18,9 @@ use vm_memory::{GuestRegionMmap, MmapRegion};
 
 use crate::{Error, PAGE_BYTES};
 
+/// A page's content.
+pub(crate) type PageBytes = [u8; PAGE_BYTES as usize];
+
 /// The host range of a guest memory region, kept mapped for as long as this lives.
 #[derive(Clone, Debug)]
 pub(crate) struct HostRange {
@@ -90,6 +93,61 @@ impl HostRange {
         self.check("madvise(DONTNEED)", dropped)
     }
 
+    /// Drops the private pages of a part: they are the snapshot's again when they are next touched.
+    pub(crate) fn drop_part(&self, pages: &Range<u64>) -> Result<(), Error> {
+        let (address, bytes) = self.part(pages);
+        // SAFETY: `part` lies within a live vm-memory mapping (module head).
+        let dropped = unsafe {
+            rustix::mm::madvise(address as *mut _, bytes as usize, Advice::LinuxDontNeed)
+        };
+        dropped.map_err(|errno| Error::io("madvise(DONTNEED)", address, bytes, errno))
+    }
+
+    /// Copies pages of the file over the same pages of the range. Both must be *in*: data pages of
+    /// the file, private pages of the range. Nobody may wait for this thread meanwhile, were it to
+    /// fault all the same.
+    pub(crate) fn copy_part(&self, pages: &Range<u64>, file: &MemoryFile) {
+        let (address, bytes) = self.part(pages);
+        let (source, available) = file.view(pages.start);
+        let bytes = bytes.min(available) as usize;
+        // SAFETY: `part` lies within a live vm-memory mapping, the source within the file's view,
+        // which is sealed and never written to; `bytes` is within both, and two mappings do not
+        // overlap. No reference into either exists (module head).
+        unsafe { ptr::copy_nonoverlapping(source as *const u8, address as *mut u8, bytes) };
+    }
+
+    /// Fills private pages of the range with zeros.
+    pub(crate) fn zero_part(&self, pages: &Range<u64>) {
+        let (address, bytes) = self.part(pages);
+        // SAFETY: `part` lies within a live vm-memory mapping; no reference into it exists (module
+        // head).
+        unsafe { ptr::write_bytes(address as *mut u8, 0, bytes as usize) };
+    }
+
+    /// Copies one page of the range out. It must be *in*, as for [`HostRange::copy_part`].
+    pub(crate) fn read_page(&self, page: u64, buffer: &mut PageBytes) {
+        let (address, _) = self.part(&(page..page + 1));
+        // SAFETY: `part` lies within a live vm-memory mapping and is one page long, as the buffer
+        // is; the buffer is ours alone.
+        unsafe {
+            ptr::copy_nonoverlapping(address as *const u8, buffer.as_mut_ptr(), buffer.len())
+        };
+    }
+
+    /// Host address and length of some pages.
+    ///
+    /// # Panics
+    /// Where they are not all within the range.
+    fn part(&self, pages: &Range<u64>) -> (u64, u64) {
+        let bytes = pages.end.saturating_sub(pages.start) * PAGE_BYTES;
+        assert!(
+            pages.end <= self.bytes() / PAGE_BYTES,
+            "pages {pages:?} are not all within {} bytes",
+            self.bytes()
+        );
+        (self.page(pages.start), bytes)
+    }
+
     fn check<T>(
         &self,
         operation: &'static str,
@@ -150,6 +208,10 @@ impl MemoryFile {
         Ok(Self { file, view })
     }
 
+    pub(crate) fn file(&self) -> &Arc<File> {
+        &self.file
+    }
+
     /// Maps pages into the view now, so that no copy from them has to fault on its source later.
     /// Only for data pages, as [`MemoryFile::view`].
     pub(crate) fn prefault(&self, pages: &Range<u64>) -> Result<(), Error> {
@@ -164,6 +226,14 @@ impl MemoryFile {
             Ok(()) | Err(rustix::io::Errno::INVAL) => Ok(()),
             Err(errno) => Err(Error::io("madvise(POPULATE_READ)", address, bytes, errno)),
         }
+    }
+
+    /// Copies a data page out of the view; see [`MemoryFile::view`].
+    pub(crate) fn read_page(&self, page: u64, buffer: &mut PageBytes) {
+        let (address, available) = self.view(page);
+        let bytes = buffer.len().min(available as usize);
+        // SAFETY: within our own read-only mapping of a sealed file; the buffer is ours alone.
+        unsafe { ptr::copy_nonoverlapping(address as *const u8, buffer.as_mut_ptr(), bytes) };
     }
 
     /// Address of a page in the view and the bytes from there to its end. Only data pages may be

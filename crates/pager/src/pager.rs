@@ -10,6 +10,7 @@ use vm_memory::GuestRegionMmap;
 use crate::fd::pagemap::Pagemap;
 use crate::handler::{Handler, Shared};
 use crate::mapping::HostRange;
+use crate::rollback::{Rollback, Rolled};
 use crate::{AttachStats, Error, Policy, Source, Stats, ranges};
 
 /// Called on the handler's thread when a guest cannot get its right memory any more, before the
@@ -199,6 +200,24 @@ impl Pager {
             read,
             written,
         })
+    }
+
+    /// Makes the attached snapshot pristine in place: all that was written since the attach is as in
+    /// the snapshot again, whoever wrote it. The guest must not run meanwhile.
+    ///
+    /// It is not done where a watched page differs, where it would cost more than the caller allows,
+    /// and where the source is not local.
+    ///
+    /// # Errors
+    /// [`Error::NotAttached`], or [`Error::Os`]; the snapshot must be attached anew then.
+    pub fn roll_back(&mut self, rollback: &Rollback<'_>) -> Result<Rolled, Error> {
+        let mut session = self.shared.session()?;
+        let attached = session.attached().ok_or(Error::NotAttached)?;
+        let (address, bytes) = (attached.range.address(), attached.range.bytes());
+        // Under the lock, so that these are still the private pages when they are written to: a
+        // fault now would wait for the handler, and the handler for the lock.
+        let written = self.pagemap.private_pages(address, bytes)?;
+        session.roll_back(self.shared.tools(), &written, rollback)
     }
 
     /// Brings in all pages that are missing and stops handling faults: the range needs neither

@@ -39,6 +39,17 @@ pub(crate) fn normalize(ranges: &[Range<u64>]) -> Vec<Range<u64>> {
     merged
 }
 
+/// How many pages there are in disjoint ranges.
+pub(crate) fn count(ranges: &[Range<u64>]) -> u64 {
+    ranges.iter().map(|range| range.end - range.start).sum()
+}
+
+/// Whether `page` is in one of `ranges`.
+pub(crate) fn contains(ranges: &[Range<u64>], page: u64) -> bool {
+    let next = ranges.partition_point(|range| range.end <= page);
+    ranges.get(next).is_some_and(|range| range.start <= page)
+}
+
 /// The extent around `page` that is wholly data or wholly hole, and whether it is data.
 pub(crate) fn extent(data: &[Range<u64>], page: u64, pages: u64) -> (Range<u64>, bool) {
     let next = data.partition_point(|range| range.end <= page);

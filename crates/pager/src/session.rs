@@ -51,6 +51,10 @@ impl Session {
         &self.faults
     }
 
+    pub(crate) fn attached_and_faults(&mut self) -> Option<(&Attached, &mut Faults)> {
+        Some((self.attached.as_ref()?, &mut self.faults))
+    }
+
     /// Maps the source over the range, instead of what is there.
     pub(crate) fn map(
         &mut self,

@@ -100,6 +100,15 @@ impl Source {
         &self.0.data
     }
 
+    /// The memory file, where the source is one.
+    #[must_use]
+    pub fn file(&self) -> Option<&Arc<File>> {
+        match &self.0.origin {
+            Origin::Shared(file) => Some(file.file()),
+            Origin::NotLocal(_) => None,
+        }
+    }
+
     /// Distinguishes this source from all others in the process.
     pub(crate) fn id(&self) -> u64 {
         self.0.id

@@ -1,7 +1,11 @@
 //! Counters of one attachment.
 
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// What times are counted from where an atomic number must do.
+static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// What an attach did. Part of it is also in [`Stats`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,6 +34,8 @@ macro_rules! counters {
             pub attach_us: u64,
             /// Part of it that the replay took.
             pub replay_us: u64,
+            /// When the handler learned of the first fault.
+            pub first_fault: Option<Instant>,
         }
 
         /// The live counters. They are statistics only: nothing is synchronised by them.
@@ -39,6 +45,8 @@ macro_rules! counters {
             fault_service_ns: AtomicU64,
             attach_ns: AtomicU64,
             replay_ns: AtomicU64,
+            /// Nanoseconds from the first use of any pager on, 0 where there was no fault.
+            first_fault_ns: AtomicU64,
         }
 
         impl Counters {
@@ -47,6 +55,7 @@ macro_rules! counters {
                 self.fault_service_ns.store(0, Relaxed);
                 self.attach_ns.store(0, Relaxed);
                 self.replay_ns.store(0, Relaxed);
+                self.first_fault_ns.store(0, Relaxed);
             }
 
             pub(crate) fn snapshot(&self) -> Stats {
@@ -55,6 +64,10 @@ macro_rules! counters {
                     fault_service_us: self.fault_service_ns.load(Relaxed) / 1000,
                     attach_us: self.attach_ns.load(Relaxed) / 1000,
                     replay_us: self.replay_ns.load(Relaxed) / 1000,
+                    first_fault: match self.first_fault_ns.load(Relaxed) {
+                        0 => None,
+                        ns => Some(*EPOCH + Duration::from_nanos(ns)),
+                    },
                 }
             }
 
@@ -83,7 +96,14 @@ counters! {
 }
 
 impl Counters {
-    pub(crate) fn fault_service(&self, time: Duration) {
+    /// Some faults were served, from `begun` on.
+    pub(crate) fn fault_service(&self, begun: Instant) {
+        let time = begun.elapsed();
+        let ns = begun.saturating_duration_since(*EPOCH).as_nanos() as u64;
+        // Only the first is kept.
+        let _ = self
+            .first_fault_ns
+            .compare_exchange(0, ns.max(1), Relaxed, Relaxed);
         self.fault_service_ns
             .fetch_add(time.as_nanos() as u64, Relaxed);
     }

@@ -110,7 +110,7 @@ fn ready(vm: &Vm, stop: Stop, limit: Duration, console: &Tail) -> Result<Mailbox
                 Err(failure) => failed(failure),
             },
             Ok(Message::InitError(message)) => failed(Failure::Reported { message }),
-            Ok(Message::Answer(_) | Message::Error(_)) => failed(Failure::BadAnswer {
+            Ok(Message::Answer { .. } | Message::Error(_)) => failed(Failure::BadAnswer {
                 reason: "it answered before it was asked".to_owned(),
             }),
             Err(failure) => failed(failure),
@@ -134,5 +134,10 @@ fn ready(vm: &Vm, stop: Stop, limit: Duration, console: &Tail) -> Result<Mailbox
 
 /// Microseconds since `begun`.
 pub(crate) fn elapsed_us(begun: Instant) -> u64 {
-    u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX)
+    whole_us(begun.elapsed())
+}
+
+/// A duration in whole microseconds.
+pub(crate) fn whole_us(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

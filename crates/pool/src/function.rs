@@ -1,33 +1,28 @@
 //! One function that is in use: its snapshot, its instances, its working set.
 
-use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use dormouse_pager::{Policy, Source, Touched, WorkingSetPlan};
-use dormouse_snapshot::{FunctionName, Manifest, Snapshot, Store, WorkingSet};
-use dormouse_vmm::{GuestImage, Host, Namer, Symbols};
+use dormouse_pager::{Policy, Rollback, Source, Touched};
+use dormouse_snapshot::{FunctionName, Manifest, MemoryImage, Snapshot, Store, WorkingSet};
+use dormouse_vmm::{GuestImage, Host, Namer, Symbols, translations_differ};
 use tokio::sync::Semaphore;
 
 use crate::config::FunctionConfig;
+use crate::crossover::Crossover;
 use crate::deploy::SavedFunction;
 use crate::error::{Error, Failure};
 use crate::instance::Instance;
 use crate::interrupters::Interrupters;
-use crate::message::Outcome;
+use crate::learning::{Learning, kept};
+use crate::message::{Outcome, Timings};
 use crate::stats::FunctionStats;
 
 /// Snapshots up to this size are kept in memory, shared by all clones; the pages of larger ones are
 /// read when they are touched.
 const RESIDENT_LIMIT_BYTES: u64 = 1 << 30;
-
-/// How many invocations are recorded before the working set is replayed.
-const RECORDED_RUNS: usize = 3;
-
-/// In how many of them a page must have been touched to belong to the working set: what one odd
-/// request touches alone, its large body for example, is not worth bringing in for all.
-const AGREEING_RUNS: usize = 2;
 
 pub(crate) struct Function {
     name: FunctionName,
@@ -35,9 +30,13 @@ pub(crate) struct Function {
     manifest: Manifest,
     config: FunctionConfig,
     state: SavedFunction,
+    memory: Arc<MemoryImage>,
     source: Source,
     namer: Namer,
-    working_set: Mutex<Learning>,
+    learning: Mutex<Learning>,
+    /// Pages of the guest's page tables, where they are few enough to be known.
+    tables: Option<Vec<u64>>,
+    pub(crate) crossover: Crossover,
     idle: Mutex<Vec<Instance>>,
     instances_ahead: usize,
     pub(crate) guests: Interrupters,
@@ -47,19 +46,6 @@ pub(crate) struct Function {
     /// Holders of all permits that an invocation needs.
     pub(crate) running: Arc<AtomicUsize>,
     counters: Counters,
-}
-
-/// How far the working set is known.
-enum Learning {
-    /// What the runs recorded so far touched.
-    Recording(Vec<WorkingSet>),
-    /// Known, and replayed.
-    Known {
-        pages: u64,
-        plan: Arc<WorkingSetPlan>,
-    },
-    /// Not to be had; pages come in when they are touched.
-    Unknown,
 }
 
 #[derive(Default)]
@@ -110,10 +96,11 @@ impl Function {
                 };
                 Source::not_local(memory.pages(), data, Arc::new(read))?
             };
-        let working_set = match &snapshot.working_set {
-            Some(known) => Learning::known(&source, known)?,
-            None => Learning::Recording(Vec::new()),
-        };
+        let learning = Learning::new(&source, snapshot.working_set)?;
+        let tables = snapshot
+            .state
+            .vm
+            .table_pages(|page, bytes| memory.read_verified(page, bytes))?;
         let namer = namer(
             store.clone(),
             name.clone(),
@@ -127,9 +114,12 @@ impl Function {
             permits: Arc::new(Semaphore::new(config.concurrency)),
             config,
             state: snapshot.state,
+            memory,
             source,
             namer,
-            working_set: Mutex::new(working_set),
+            learning: Mutex::new(learning),
+            tables,
+            crossover: Crossover::default(),
             idle: Mutex::new(Vec::new()),
             instances_ahead,
             guests,
@@ -155,6 +145,11 @@ impl Function {
 
     pub(crate) fn source(&self) -> &Source {
         &self.source
+    }
+
+    /// Reads a page of the snapshot's memory, verified.
+    pub(crate) fn read_page(&self, page: u64, bytes: &mut [u8]) -> Result<(), Error> {
+        Ok(self.memory.read_verified(page, bytes)?)
     }
 
     pub(crate) fn namer(&self) -> Namer {
@@ -186,6 +181,14 @@ impl Function {
         lock(&self.idle).push(instance);
     }
 
+    /// Ends an idle instance, where more are idle than are kept ready.
+    pub(crate) fn retire_idle(&self, number: u64) {
+        let mut idle = lock(&self.idle);
+        if idle.len() > self.instances_ahead {
+            idle.retain(|instance| instance.number() != number);
+        }
+    }
+
     /// Builds instances ahead until there are as many as configured.
     pub(crate) fn refill(self: &Arc<Self>) {
         let wanted = self.instances_ahead.min(self.config.concurrency);
@@ -203,37 +206,34 @@ impl Function {
 
     /// How the next clone gets its memory.
     pub(crate) fn policy(&self) -> Policy {
-        match &*lock(&self.working_set) {
-            Learning::Recording(_) => Policy::Record,
-            Learning::Known { plan, .. } => Policy::WorkingSet(Arc::clone(plan)),
-            Learning::Unknown => Policy::Lazy,
-        }
+        lock(&self.learning).policy()
+    }
+
+    /// How a clone that has run is rolled back; nothing where none may be.
+    pub(crate) fn rollback(&self) -> Option<ClonesRollback<'_>> {
+        let learning = lock(&self.learning);
+        // A clone that the next run is to be recorded on must be fresh.
+        let set = learning.known()?;
+        Some(ClonesRollback {
+            tables: self.tables.as_deref()?,
+            kept: kept(&set.written),
+            most_pages: self.crossover.most_pages(),
+        })
     }
 
     /// Adds a recorded run. With the last one the working set is known: returned to be stored.
     pub(crate) fn learn(&self, run: Touched) -> Option<WorkingSet> {
-        let mut learning = lock(&self.working_set);
-        let Learning::Recording(runs) = &mut *learning else {
-            return None;
-        };
-        runs.push(WorkingSet::from_touched(
-            run.order.into_iter().chain(run.read.into_iter().flatten()),
-            run.written.into_iter().flatten(),
-        ));
-        if runs.len() < RECORDED_RUNS {
-            return None;
-        }
-        let set = agreed(runs);
-        match Learning::known(&self.source, &set) {
-            Ok(known) => {
-                *learning = known;
-                Some(set)
-            }
-            Err(error) => {
-                tracing::warn!(function = %self.name, %error, "the working set cannot be replayed");
-                *learning = Learning::Unknown;
-                None
-            }
+        let learned = lock(&self.learning).learn(&self.source, run);
+        learned.unwrap_or_else(|error| {
+            tracing::warn!(function = %self.name, %error, "the working set cannot be replayed");
+            None
+        })
+    }
+
+    /// Holds an invocation against the working set.
+    pub(crate) fn note_faults(&self, timings: &Timings) {
+        if lock(&self.learning).note(timings) {
+            tracing::info!(function = %self.name, "the working set has drifted and is recorded again");
         }
     }
 
@@ -247,10 +247,17 @@ impl Function {
 
     /// Size of the known working set.
     pub(crate) fn working_set_pages(&self) -> u64 {
-        match &*lock(&self.working_set) {
-            Learning::Recording(_) | Learning::Unknown => 0,
-            Learning::Known { pages, .. } => *pages,
-        }
+        lock(&self.learning).known().map_or(0, |set| set.pages())
+    }
+
+    /// The share of page faults that the working set did not predict, of the pages that it did.
+    pub(crate) fn working_set_drift(&self) -> f64 {
+        lock(&self.learning).drift()
+    }
+
+    /// The known working set.
+    pub(crate) fn working_set(&self) -> Option<Arc<WorkingSet>> {
+        lock(&self.learning).known().cloned()
     }
 
     pub(crate) fn idle_instances(&self) -> usize {
@@ -300,41 +307,23 @@ impl Function {
     }
 }
 
-impl Learning {
-    fn known(source: &Source, set: &WorkingSet) -> Result<Self, Error> {
-        let plan = WorkingSetPlan::new(source, &set.read, &set.written)?;
-        Ok(Self::Known {
-            pages: set.pages(),
-            plan: Arc::new(plan),
-        })
-    }
+/// How a clone is rolled back.
+pub(crate) struct ClonesRollback<'a> {
+    tables: &'a [u64],
+    kept: Vec<Range<u64>>,
+    most_pages: u64,
 }
 
-/// What enough of the runs touched, in the order in which the first of them did.
-fn agreed(runs: &[WorkingSet]) -> WorkingSet {
-    let mut touched: HashMap<u64, usize> = HashMap::new();
-    let mut written: HashMap<u64, usize> = HashMap::new();
-    for run in runs {
-        for &page in &run.order {
-            *touched.entry(page).or_default() += 1;
-        }
-        for page in run.written.iter().cloned().flatten() {
-            *written.entry(page).or_default() += 1;
+impl ClonesRollback<'_> {
+    /// For the pager.
+    pub(crate) fn plan(&self) -> Rollback<'_> {
+        Rollback {
+            watched: self.tables,
+            differs: &translations_differ,
+            kept: &self.kept,
+            most_copied_pages: self.most_pages,
         }
     }
-    let enough = |counts: &HashMap<u64, usize>, page: &u64| {
-        counts
-            .get(page)
-            .is_some_and(|&count| count >= AGREEING_RUNS)
-    };
-    let order = runs.iter().flat_map(|run| run.order.iter().copied());
-    WorkingSet::from_touched(
-        order.filter(|page| enough(&touched, page)),
-        written
-            .keys()
-            .copied()
-            .filter(|page| enough(&written, page)),
-    )
 }
 
 /// Names addresses by the stored image's symbols, which are read when the first name is asked for.

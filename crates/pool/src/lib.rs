@@ -8,17 +8,22 @@
 mod catalog;
 mod config;
 mod console;
+mod crossover;
 mod deploy;
+mod engine;
 mod error;
 mod function;
 mod instance;
 mod interrupters;
+mod learning;
+mod machine;
 mod mailbox;
 mod message;
 mod pool;
 mod stats;
 
 pub use config::{FunctionConfig, PoolConfig};
+pub use engine::{Engine, Parts};
 pub use error::{Error, Failure};
 pub use message::{Answer, Header, Outcome, Request, StartType, Timings};
 pub use pool::{Lease, Pool};

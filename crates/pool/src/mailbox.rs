@@ -35,7 +35,11 @@ pub(crate) struct Envelope {
 /// What a guest said with an exchange.
 pub(crate) enum Message {
     Ready(MailboxState),
-    Answer(Answer),
+    Answer {
+        answer: Answer,
+        /// The guest's TSC when its handler was entered, by its own word.
+        handler_tsc: u64,
+    },
     InitError(String),
     Error(String),
 }
@@ -95,6 +99,11 @@ impl Encoded {
 }
 
 impl MailboxState {
+    /// Guest-virtual address of the mailbox page.
+    pub(crate) fn address(&self) -> u64 {
+        self.address
+    }
+
     /// Checks that both ends of the buffer for large requests are there, as far as that can be
     /// foreseen.
     pub(crate) fn check(&self, vm: &Vm) -> Result<(), Failure> {
@@ -212,11 +221,14 @@ pub(crate) fn take(vm: &Vm, address: u64) -> Result<Message, Failure> {
         return Err(bad("its headers are cut off".to_owned()));
     }
     let status = u16::try_from(header.status).map_err(|e| bad(e.to_string()))?;
-    Ok(Message::Answer(Answer {
-        status,
-        headers,
-        body,
-    }))
+    Ok(Message::Answer {
+        answer: Answer {
+            status,
+            headers,
+            body,
+        },
+        handler_tsc: header.handler_tsc,
+    })
 }
 
 fn bad(reason: String) -> Failure {

@@ -55,14 +55,30 @@ impl StartType {
 }
 
 /// Where the time of one invocation went, and its page faults.
+///
+/// ```text
+/// T0 request parsed ── queue ──► T1 instance in hand ── memory ──► T2 memory attached
+///    ── state ──► T3 vCPU state set ──► T4 first KVM_RUN ── run ──► T7 answer out
+///                                          ├── first fault ──► T5
+///                                          └── handler ──────► T6
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Timings {
-    /// From the request's arrival to an instance in hand.
+    /// T0 to T1: from the request's arrival to an instance in hand.
     pub queue_us: u64,
-    /// Making the instance: memory attached, working set replayed, state set, clocks fixed.
+    /// T1 to T2: memory attached and the working set replayed; 0 where that was done before.
+    pub memory_us: u64,
+    /// T2 to T3: the vCPU's state set; 0 where that was done before.
+    pub state_us: u64,
+    /// T1 to T4: all that comes before the run, the request's way into the mailbox included.
     pub restore_us: u64,
-    /// From the first `KVM_RUN` to the answer's exit; includes the time spent on page faults.
+    /// T4 to T7: from the first `KVM_RUN` until the answer is copied out; includes the time spent
+    /// on page faults.
     pub run_us: u64,
+    /// T4 to T5: until the first page fault of the run, if there was one.
+    pub first_fault_us: Option<u64>,
+    /// T4 to T6: until the guest entered its handler, by its own word, if it says so.
+    pub handler_us: Option<u64>,
     /// Time the pager spent on page faults during the run.
     pub fault_us: u64,
     /// Page faults that the pager served during the run.
@@ -82,4 +98,14 @@ pub struct Outcome {
     pub result: Result<Answer, Failure>,
     /// The end of what the guest wrote to its console and stderr/stdout during this invocation.
     pub console: String,
+}
+
+impl Outcome {
+    /// The same, of a request that the function was booted for.
+    pub(crate) fn started(self, start: StartType) -> Self {
+        match start {
+            StartType::Cold => Self { start, ..self },
+            _ => self,
+        }
+    }
 }

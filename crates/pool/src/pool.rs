@@ -267,6 +267,7 @@ impl Pool {
             memory_bytes: manifest.memory_bytes,
             data_bytes: manifest.data_pages * dormouse_snapshot::PAGE_BYTES as u64,
             working_set_pages: open.as_ref().map_or(0, |open| open.working_set_pages()),
+            working_set_drift: open.as_ref().map_or(0.0, |open| open.working_set_drift()),
             stats: open.map_or_else(FunctionStats::default, |open| open.stats()),
         }
     }

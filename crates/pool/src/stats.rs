@@ -25,6 +25,9 @@ pub struct FunctionInfo {
     pub data_bytes: u64,
     /// Pages that invocations touch, as far as they were recorded.
     pub working_set_pages: u64,
+    /// Page faults that the working set did not predict, as a share of the pages that it did
+    /// predict, over the last invocations. Where it grows the set is recorded again.
+    pub working_set_drift: f64,
     /// What it did since the pool was opened.
     pub stats: FunctionStats,
 }

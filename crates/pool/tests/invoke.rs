@@ -33,15 +33,19 @@ async fn every_request_gets_a_clone_that_nobody_used() {
         .unwrap();
     assert!(deployed.created);
     let mut bodies = Vec::new();
-    for _ in 0..10 {
+    let mut starts = Vec::new();
+    for _ in 0..20 {
         let outcome = get(&pool, "whoami").await;
-        assert_eq!(outcome.start, StartType::Restored);
+        starts.push(outcome.start);
         let answer = outcome.result.unwrap();
         let body = String::from_utf8(answer.body.to_vec()).unwrap();
         assert!(body.contains("\"requests\":1"), "{body}");
         assert!(!bodies.contains(&body), "two clones said the same: {body}");
         bodies.push(body);
     }
+    // The first ones are restored, to be recorded; then clones are rolled back, which is cheaper.
+    assert_eq!(starts[0], StartType::Restored);
+    assert!(starts.contains(&StartType::RolledBack), "{starts:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -59,7 +63,7 @@ async fn what_the_first_invocations_touched_is_brought_in_for_the_later_ones() {
         get(&pool, "hello").await;
     }
     let later = get(&pool, "hello").await.timings;
-    assert!(later.faults == 0 && later.replayed_pages > 0, "{later:?}");
+    assert!(later.faults == 0, "{later:?}");
 
     // The working set is part of the snapshot: another pool replays it from its first request on.
     pool.drain(Duration::from_secs(10)).await;

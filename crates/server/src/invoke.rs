@@ -77,20 +77,30 @@ fn describe(headers: &mut HeaderMap, start: StartType, timings: &Timings) {
     }
 }
 
-/// Durations are in milliseconds there, with our microseconds after the point.
+/// Durations are in milliseconds there, with our microseconds after the point. `restore` is all from
+/// the instance in hand to the run, `memory` and `state` are parts of it; `first-fault` and `handler`
+/// are counted from the start of `run`, which they are parts of.
 fn server_timing(timings: &Timings) -> String {
-    let mut text = String::with_capacity(96);
+    let mut text = String::with_capacity(192);
     let mut metric = |name: &str, us: u64, after: &str| {
         // Writing to a String cannot fail.
         let _ = write!(text, "{name};dur={}.{:03}{after}", us / 1000, us % 1000);
     };
     metric("queue", timings.queue_us, ", ");
+    metric("memory", timings.memory_us, ", ");
+    metric("state", timings.state_us, ", ");
     metric("restore", timings.restore_us, ", ");
     metric(
         "faults",
         timings.fault_us,
         &format!(";desc=\"{}\", ", timings.faults),
     );
+    if let Some(us) = timings.first_fault_us {
+        metric("first-fault", us, ", ");
+    }
+    if let Some(us) = timings.handler_us {
+        metric("handler", us, ", ");
+    }
     metric("run", timings.run_us, "");
     text
 }
@@ -142,15 +152,19 @@ mod tests {
     fn timing_is_in_milliseconds() {
         let timings = Timings {
             queue_us: 12,
+            memory_us: 1300,
+            state_us: 49,
             restore_us: 1450,
             run_us: 1_000_412,
-            fault_us: 0,
+            first_fault_us: Some(5),
             faults: 3,
             replayed_pages: 9,
+            ..Timings::default()
         };
         assert_eq!(
             server_timing(&timings),
-            "queue;dur=0.012, restore;dur=1.450, faults;dur=0.000;desc=\"3\", run;dur=1000.412"
+            "queue;dur=0.012, memory;dur=1.300, state;dur=0.049, restore;dur=1.450, \
+             faults;dur=0.000;desc=\"3\", first-fault;dur=0.005, run;dur=1000.412"
         );
     }
 

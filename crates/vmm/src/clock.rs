@@ -14,7 +14,8 @@
 
 use std::arch::x86_64::_rdtsc;
 use std::ops::RangeInclusive;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::OnceLock;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kvm_bindings::kvm_msr_entry;
 use serde::{Deserialize, Serialize};
@@ -90,10 +91,14 @@ pub(crate) fn unix_ns() -> u64 {
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// What the kernel calls this boot of the host; nothing where it does not say.
-fn boot_id() -> String {
-    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
-    id.map(|id| id.trim().to_owned()).unwrap_or_default()
+/// What the kernel calls this boot of the host; nothing where it does not say. Read once: a process
+/// does not outlive its boot, and restores open no files.
+fn boot_id() -> &'static str {
+    static BOOT_ID: OnceLock<String> = OnceLock::new();
+    BOOT_ID.get_or_init(|| {
+        let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+        id.map(|id| id.trim().to_owned()).unwrap_or_default()
+    })
 }
 
 /// The boot time that makes a guest's clock show the real time, microseconds since the epoch.
@@ -149,7 +154,7 @@ impl ClockState {
             tsc_khz,
             places,
             reseeds,
-            boot_id: boot_id(),
+            boot_id: boot_id().to_owned(),
         })
     }
 
@@ -178,9 +183,7 @@ impl ClockState {
     /// # Errors
     /// [`Error::NotRestorable`] where the guest's time would jump.
     pub fn check(&self, profile: &HostProfile) -> Result<(), Error> {
-        // SAFETY: RDTSC is available in ring 3 on Linux unless a process forbids it to itself.
-        let host_tsc = unsafe { _rdtsc() };
-        let is_other_boot = host_tsc < self.tsc || self.boot_id != boot_id();
+        let is_other_boot = host_tsc() < self.tsc || self.boot_id != boot_id();
         if !profile.tsc_settable && is_other_boot {
             return Err(Error::NotRestorable {
                 reason: "the host was restarted since it was made and does not let guests have a \
@@ -191,35 +194,72 @@ impl ClockState {
         Ok(())
     }
 
-    /// Sets the guest's TSC; its boot time follows with [`ClockState::set_boot_time`].
-    pub(crate) fn set_tsc(&self, host: &Host, shell: &Shell) -> Result<(), Error> {
+    /// Sets the guest's TSC. Its boot time is written when it first runs ([`GuestClock::wake`]), so
+    /// that a clone that waited for its request shows the right time as well.
+    pub(crate) fn set_tsc(&self, host: &Host, shell: &Shell) -> Result<GuestClock, Error> {
         self.check(host.profile())?;
-        if !host.profile().tsc_settable {
-            return Ok(());
+        let offset = if host.profile().tsc_settable {
+            let elapsed_ns = unix_ns().saturating_sub(self.unix_ns);
+            let elapsed = u128::from(elapsed_ns) * u128::from(self.tsc_khz) / 1_000_000;
+            let wanted = self
+                .tsc
+                .saturating_add(u64::try_from(elapsed).unwrap_or(u64::MAX));
+            set_tsc(shell, wanted)?
+        } else {
+            Some(0)
+        };
+        Ok(GuestClock {
+            offset,
+            tsc_khz: self.tsc_khz,
+            boot_time: self.places.boot_time,
+        })
+    }
+}
+
+/// The clock of a guest that was restored.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct GuestClock {
+    /// Guest TSC minus host TSC, where it is known.
+    offset: Option<u64>,
+    tsc_khz: u32,
+    /// Where the kernel keeps its boot time.
+    boot_time: Option<u64>,
+}
+
+impl GuestClock {
+    /// The guest's TSC now.
+    fn tsc(&self, shell: &Shell) -> Result<u64, Error> {
+        match self.offset {
+            Some(offset) => Ok(host_tsc().wrapping_add(offset)),
+            None => Ok(get_msrs(&shell.vcpu, &[MSR_IA32_TSC])?[0].data),
         }
-        let elapsed_ns = unix_ns().saturating_sub(self.unix_ns);
-        let elapsed = u128::from(elapsed_ns) * u128::from(self.tsc_khz) / 1_000_000;
-        let wanted = self
-            .tsc
-            .saturating_add(u64::try_from(elapsed).unwrap_or(u64::MAX));
-        set_tsc(shell, wanted)
     }
 
-    /// Writes the kernel's boot time, so that its clock shows real time.
-    pub(crate) fn set_boot_time(&self, host: &Host, shell: &Shell) -> Result<(), Error> {
-        let Some(address) = self.places.boot_time else {
+    /// Writes the kernel's boot time, so that its clock shows real time from now on.
+    pub(crate) fn wake(&self, shell: &Shell) -> Result<(), Error> {
+        let Some(address) = self.boot_time else {
             return Ok(());
         };
-        let tsc = if host.profile().tsc_settable {
-            get_msrs(&shell.vcpu, &[MSR_IA32_TSC])?[0].data
-        } else {
-            // SAFETY: as in `check`; here the guest's TSC is the host's.
-            unsafe { _rdtsc() }
-        };
-        shell
-            .ram
-            .write(address, &boot_time_us(tsc, self.tsc_khz).to_le_bytes())
+        let boot_time_us = boot_time_us(self.tsc(shell)?, self.tsc_khz);
+        shell.ram.write(address, &boot_time_us.to_le_bytes())
     }
+
+    /// How long after the host's TSC stood at `since` the guest's stood at `guest_tsc`, which is the
+    /// guest's word: nothing where that is not known, or not between `since` and now.
+    pub(crate) fn elapsed(&self, since: u64, guest_tsc: u64) -> Option<Duration> {
+        let at = guest_tsc.wrapping_sub(self.offset?);
+        if !(since..=host_tsc()).contains(&at) {
+            return None;
+        }
+        let ns = u128::from(at - since) * 1_000_000 / u128::from(self.tsc_khz.max(1));
+        Some(Duration::from_nanos(u64::try_from(ns).ok()?))
+    }
+}
+
+/// The host's TSC now.
+pub(crate) fn host_tsc() -> u64 {
+    // SAFETY: RDTSC is available in ring 3 on Linux unless a process forbids it to itself.
+    unsafe { _rdtsc() }
 }
 
 /// A symbol that claims to be larger is not the one that is sought: an image may say anything.
@@ -254,16 +294,18 @@ fn find_last_reseed(pool: &[(u64, u64)], in_life: &RangeInclusive<u64>) -> Optio
 /// Sets the guest's TSC by its offset to the host's (Linux KVM API, vcpu device attribute
 /// `KVM_VCPU_TSC_OFFSET`), which is exact. A write to the MSR is a fall-back: KVM takes values that
 /// are within a second of what it expects for an attempt to synchronise, and changes them.
-fn set_tsc(shell: &Shell, wanted: u64) -> Result<(), Error> {
-    // SAFETY: as in `check`.
-    let offset = wanted.wrapping_sub(unsafe { _rdtsc() });
+///
+/// Returns the offset where it is known.
+fn set_tsc(shell: &Shell, wanted: u64) -> Result<Option<u64>, Error> {
+    let offset = wanted.wrapping_sub(host_tsc());
     if set_tsc_offset(&shell.vcpu, offset) {
-        return Ok(());
+        return Ok(Some(offset));
     }
     let entry = kvm_msr_entry {
         index: MSR_IA32_TSC,
         data: wanted,
         ..Default::default()
     };
-    set_msrs(&shell.vcpu, &[entry])
+    set_msrs(&shell.vcpu, &[entry])?;
+    Ok(None)
 }

@@ -25,6 +25,7 @@ mod paging;
 mod probe;
 mod ram;
 mod shell;
+mod state;
 mod stop;
 mod vcpu;
 mod vm;
@@ -37,8 +38,11 @@ pub use gdt::TABLE as GDT_TABLE;
 pub use host::{Capability, Host, HostProfile};
 pub use image::{GuestImage, Interface, Symbols};
 pub use kick::Interrupter;
-pub use paging::{Mapping, build as build_page_tables, translate, translate_by_mapper};
+pub use paging::{
+    Mapping, build as build_page_tables, translate, translate_by_mapper, translations_differ,
+};
 pub use ram::GuestRam;
 pub use shell::Shell;
+pub use state::VmState;
 pub use stop::{Crash, CrashKind, Stop};
-pub use vm::{Namer, Vm, VmState, real_time_unix_ns};
+pub use vm::{Namer, Vm, real_time_unix_ns};

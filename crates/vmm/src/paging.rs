@@ -13,6 +13,8 @@
 //! included, and PML4\[511\] points back at the PML4 (the *recursive* entry), through which Hermit
 //! reaches its own tables.
 
+use std::collections::BTreeSet;
+
 use x86_64::PhysAddr;
 use x86_64::VirtAddr;
 use x86_64::structures::paging::mapper::{
@@ -26,6 +28,16 @@ use x86_64::structures::paging::{
 use crate::error::Error;
 use crate::layout::{HUGE_PAGE_BYTES, PAGE_BYTES, PML4_OFFSET, TABLE_OFFSETS};
 use crate::ram::GuestRam;
+
+/// Bits of an entry (Intel SDM vol. 3A, 4.5, tables 4-15 to 4-20).
+const PRESENT: u64 = 1 << 0;
+const ACCESSED: u64 = 1 << 5;
+const DIRTY: u64 = 1 << 6;
+const HUGE: u64 = 1 << 7;
+const ADDRESS: u64 = 0x000F_FFFF_FFFF_F000;
+
+/// More tables than this map 32 GiB in 4 KiB pages: no kernel here needs as many.
+const MAX_TABLES: usize = 1 << 14;
 
 /// Index of the recursive entry.
 const RECURSIVE_INDEX: usize = 511;
@@ -142,10 +154,6 @@ pub fn build(ram: &GuestRam, mapping: Mapping) -> Result<u64, Error> {
 /// the guest's ring 0.
 #[must_use]
 pub fn translate(ram: &GuestRam, cr3: u64, virtual_address: u64) -> Option<u64> {
-    const PRESENT: u64 = 1 << 0;
-    const HUGE: u64 = 1 << 7;
-    const ADDRESS: u64 = 0x000F_FFFF_FFFF_F000;
-
     let canonical = (virtual_address as i64) << 16 >> 16;
     if canonical as u64 != virtual_address {
         return None;
@@ -158,14 +166,72 @@ pub fn translate(ram: &GuestRam, cr3: u64, virtual_address: u64) -> Option<u64> 
         if entry & PRESENT == 0 {
             return None;
         }
-        let is_leaf = level == 1 || (entry & HUGE != 0 && level <= 3);
-        if is_leaf {
+        if is_leaf(entry, level) {
             let offset_mask = (1u64 << shift) - 1;
             return Some(entry & ADDRESS & !offset_mask | virtual_address & offset_mask);
         }
         table = entry & ADDRESS;
     }
     None
+}
+
+fn is_leaf(entry: u64, level: u32) -> bool {
+    level == 1 || (entry & HUGE != 0 && level <= 3)
+}
+
+/// The pages of a guest's memory (from `base`, `pages` long) that hold the tables at `cr3`,
+/// ascending; see [`crate::VmState::table_pages`]. The tables are the guest's word: what they say
+/// of places outside memory is ignored, and a table is looked at once for each level.
+pub(crate) fn table_pages<E>(
+    cr3: u64,
+    base: u64,
+    pages: u64,
+    mut read: impl FnMut(u64, &mut [u8; PAGE_BYTES as usize]) -> Result<(), E>,
+) -> Result<Option<Vec<u64>>, E> {
+    let page_of = |address: u64| {
+        let page = (address & ADDRESS).checked_sub(base)? / PAGE_BYTES;
+        (page < pages).then_some(page)
+    };
+    let mut seen: BTreeSet<(u64, u32)> = BTreeSet::new();
+    let mut todo: Vec<_> = page_of(cr3).map(|root| (root, 4)).into_iter().collect();
+    let mut table = [0; PAGE_BYTES as usize];
+    while let Some((page, level)) = todo.pop() {
+        if !seen.insert((page, level)) {
+            continue;
+        }
+        if seen.len() > MAX_TABLES {
+            return Ok(None);
+        }
+        if level == 1 {
+            continue;
+        }
+        read(page, &mut table)?;
+        let entries = table.as_chunks().0.iter().copied().map(u64::from_le_bytes);
+        todo.extend(
+            entries
+                .filter(|&entry| entry & PRESENT != 0 && !is_leaf(entry, level))
+                .filter_map(|entry| Some((page_of(entry)?, level - 1))),
+        );
+    }
+    let mut found: Vec<u64> = seen.into_iter().map(|(page, _)| page).collect();
+    found.dedup();
+    Ok(Some(found))
+}
+
+/// Whether two contents of a page table translate differently: whether any entry differs in more
+/// than its *accessed* and *dirty* bits, which the CPU sets when a page is used (Intel SDM vol. 3A,
+/// 4.8) and which nothing is translated by.
+#[must_use]
+pub fn translations_differ(
+    one: &[u8; PAGE_BYTES as usize],
+    other: &[u8; PAGE_BYTES as usize],
+) -> bool {
+    let entries = |table: &[u8; PAGE_BYTES as usize]| -> [u64; 512] {
+        let words = table.as_chunks().0;
+        std::array::from_fn(|index| u64::from_le_bytes(words[index]))
+    };
+    let differ = |(one, other): (u64, u64)| (one ^ other) & !(ACCESSED | DIRTY) != 0;
+    entries(one).into_iter().zip(entries(other)).any(differ)
 }
 
 /// What `virtual_address` maps to by the `x86_64` crate's walker; used by tests as a second opinion.

@@ -5,6 +5,7 @@
 //! filled by a cold boot, or by mapping a snapshot over its memory and setting the vCPU's state,
 //! and it is used again for the next restore at the same [`Placement`].
 
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::OnceLock;
 
 use kvm_bindings::{
@@ -124,6 +125,12 @@ impl Shell {
     #[must_use]
     pub fn ram(&self) -> &GuestRam {
         &self.ram
+    }
+
+    /// The vCPU's descriptor, open as long as the shell lives, for measurements beside it.
+    #[must_use]
+    pub fn vcpu_descriptor(&self) -> RawFd {
+        self.vcpu.as_raw_fd()
     }
 
     /// Where the guest's memory stands.

@@ -13,83 +13,26 @@ use std::time::{Duration, Instant};
 
 use dormouse_abi::EXCHANGE_PORT;
 use kvm_ioctls::VcpuExit;
-use serde::{Deserialize, Serialize};
 
 use crate::boot::{self, Booted};
-use crate::clock::{self, ClockState};
-use crate::config::{MachineConfig, Placement};
+use crate::clock::{self, ClockState, GuestClock};
+use crate::config::MachineConfig;
 use crate::console::GuestOutput;
 use crate::emulation::{self, Assist};
 use crate::error::Error;
-use crate::host::{Host, HostProfile};
+use crate::host::Host;
 use crate::hypercall::{BadHypercall, Call, Done, GuestIo};
-use crate::image::{GuestImage, Interface, Symbols};
+use crate::image::{GuestImage, Symbols};
 use crate::kick::{self, Interrupter, VcpuThread};
 use crate::layout::IOAPIC;
 use crate::paging;
 use crate::shell::Shell;
+use crate::state::VmState;
 use crate::stop::{CrashKind, Stop, crash};
 use crate::vcpu::VcpuState;
 
 /// Names guest addresses for messages, for example by [`Symbols::name`].
 pub type Namer = Arc<dyn Fn(u64) -> Option<String> + Send + Sync>;
-
-/// All of a guest but its memory.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct VmState {
-    placement: Placement,
-    interface: Interface,
-    load_address: u64,
-    vcpu: VcpuState,
-    clock: ClockState,
-    host: HostProfile,
-}
-
-impl VmState {
-    /// Where the guest's memory stands.
-    #[must_use]
-    pub fn placement(&self) -> Placement {
-        self.placement
-    }
-
-    /// The guest's clocks.
-    #[must_use]
-    pub fn clock(&self) -> &ClockState {
-        &self.clock
-    }
-
-    /// The host it was saved on.
-    #[must_use]
-    pub fn host(&self) -> &HostProfile {
-        &self.host
-    }
-
-    /// Where the kernel was loaded, for [`GuestImage::symbols`].
-    #[must_use]
-    pub fn load_address(&self) -> u64 {
-        self.load_address
-    }
-
-    /// Instruction pointer, stack pointer and page-table root, for `inspect`.
-    #[must_use]
-    pub fn registers(&self) -> (u64, u64, u64) {
-        (self.vcpu.regs.rip, self.vcpu.regs.rsp, self.vcpu.sregs.cr3)
-    }
-
-    /// Whether a guest with this state can be restored here and now.
-    ///
-    /// # Errors
-    /// [`Error::NotRestorable`] with the reason and what to do, or what is wrong with the placement.
-    pub fn check(&self, profile: &HostProfile) -> Result<(), Error> {
-        let unfit = |error: Error| Error::NotRestorable {
-            reason: format!("{error}; deploy the function again"),
-        };
-        self.placement.check().map_err(unfit)?;
-        self.vcpu.check()?;
-        self.host.check_restorable(profile)?;
-        self.clock.check(profile)
-    }
-}
 
 /// One guest.
 pub struct Vm {
@@ -98,6 +41,12 @@ pub struct Vm {
     host: Arc<Host>,
     namer: Namer,
     booted: Booted,
+    /// Known of guests that were restored.
+    clock: Option<GuestClock>,
+    /// Restored, and not run since.
+    is_asleep: bool,
+    /// The host's TSC when the last run began.
+    entered_tsc: u64,
     exits: u64,
     /// A hypercall that a kick ended while it waited for input; to be made again first.
     waiting: Option<(u16, u32)>,
@@ -148,12 +97,18 @@ impl Vm {
             host,
             namer,
             booted,
+            clock: None,
+            is_asleep: false,
+            entered_tsc: 0,
             exits: 0,
             waiting: None,
         })
     }
 
-    /// Sets a saved state in `shell`, whose memory must hold the snapshot's by now.
+    /// Sets a saved state in `shell`. Memory is not looked at: the snapshot's must be there before
+    /// the guest runs or its virtual addresses are used, and may come after this.
+    ///
+    /// The kernel's clock is put right at the first [`Vm::run`], however long that is from now.
     ///
     /// # Errors
     /// [`Error::NotRestorable`], or the KVM call that failed.
@@ -176,9 +131,8 @@ impl Vm {
         // A kick that was meant for the guest before this one must not end the next run.
         shell.interrupter.take();
         shell.complete_io()?;
-        state.clock.set_tsc(&host, &shell)?;
+        let clock = state.clock.set_tsc(&host, &shell)?;
         state.vcpu.set(&mut shell)?;
-        state.clock.set_boot_time(&host, &shell)?;
         // Registers and events wait in the shared page: should the guest be saved before it has
         // run, KVM must take them first.
         shell.io_pending = true;
@@ -192,6 +146,9 @@ impl Vm {
             host,
             namer,
             booted,
+            clock: Some(clock),
+            is_asleep: true,
+            entered_tsc: 0,
             exits: 0,
             waiting: None,
         })
@@ -202,6 +159,12 @@ impl Vm {
     /// # Errors
     /// The KVM call that failed; the guest should be thrown away.
     pub fn run(&mut self, deadline: Instant) -> Result<Stop, Error> {
+        if std::mem::take(&mut self.is_asleep)
+            && let Some(clock) = self.clock
+        {
+            clock.wake(&self.shell)?;
+        }
+        self.entered_tsc = clock::host_tsc();
         kick::on_vcpu_thread(|thread| {
             let _entered = self.shell.interrupter.enter(thread);
             thread.arm(deadline);
@@ -443,6 +406,13 @@ impl Vm {
         self.shell.interrupter()
     }
 
+    /// How long after the last run began the guest's TSC stood at `guest_tsc`. Nothing where the
+    /// guest was not restored, or says a time outside its run.
+    #[must_use]
+    pub fn into_run(&self, guest_tsc: u64) -> Option<Duration> {
+        self.clock?.elapsed(self.entered_tsc, guest_tsc)
+    }
+
     /// How often the guest was entered.
     #[must_use]
     pub fn exits(&self) -> u64 {
@@ -463,6 +433,21 @@ impl Vm {
     /// [`Error::Unmapped`] or [`Error::OutOfBounds`]; part of `bytes` may have been written.
     pub fn write_virtual(&self, address: u64, bytes: &[u8]) -> Result<(), Error> {
         paging::write_virtual(&self.shell.ram, self.cr3(), address, bytes)
+    }
+
+    /// Where a guest-virtual address stands in guest-physical memory.
+    #[must_use]
+    pub fn translate(&self, address: u64) -> Option<u64> {
+        paging::translate(&self.shell.ram, self.cr3(), address)
+    }
+
+    /// Names the parts of a guest that was restored from `state` and has not run that differ from
+    /// it: none, unless something is wrong. Counters that go on by themselves are left out.
+    ///
+    /// # Errors
+    /// [`Error::Kvm`] where KVM does not tell.
+    pub fn differences(&self, state: &VmState) -> Result<Vec<&'static str>, Error> {
+        state.vcpu.differences(&self.host, &self.shell)
     }
 
     fn cr3(&self) -> u64 {

@@ -90,11 +90,21 @@ impl Host for TestHost {
         &self.buffer[..bytes]
     }
 
+    fn ticks(&self) -> u64 {
+        self.answers.len() as u64 + 1
+    }
+
     fn exchange(&mut self) -> bool {
         let header: Header = self.mailbox.header;
         header.check_registration().unwrap();
         let kind = header.check_message().unwrap();
         if kind != Kind::Ready {
+            let entered = if kind == Kind::InitError {
+                0
+            } else {
+                self.ticks()
+            };
+            assert_eq!(header.handler_tsc, entered);
             let page = std::ptr::from_ref(&*self.mailbox) as u64;
             let head = self.read(header.answer_head_address, header.answer_head_bytes);
             self.answers.push(Answer {

@@ -1,0 +1,166 @@
+//! One instance of a function, driven by hand.
+
+use std::fs::File;
+use std::ops::Range;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use dormouse_pager::Policy;
+use dormouse_snapshot::{FunctionName, Store, WorkingSet};
+
+use crate::error::Error;
+use crate::function::Function;
+use crate::interrupters::Interrupters;
+use crate::machine::Machine;
+use crate::mailbox::Encoded;
+use crate::message::{Outcome, Request, Timings};
+
+/// One instance of a function, driven by hand: what a [`Pool`](crate::Pool) does for a request, step
+/// by step, on the calling thread. For those who measure the steps or look at what they leave.
+///
+/// ```text
+/// open ──► restore ──► run ──► roll_back ──► run ──► …
+///             ▲                    │ false
+///             └────────────────────┘
+/// ```
+///
+/// All calls must come from one thread: KVM expects a vCPU to stay on its own.
+pub struct Engine {
+    function: Arc<Function>,
+    machine: Machine,
+}
+
+/// What lies under an [`Engine`], for those who do the same with bare system calls.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    /// The vCPU's descriptor, open as long as the engine lives.
+    pub vcpu: RawFd,
+    /// Host address of guest memory, mapped as long as the engine lives.
+    pub address: u64,
+    /// Its length.
+    pub bytes: u64,
+    /// Guest-physical address that it begins at.
+    pub base: u64,
+    /// The page, counted from the base, that the guest's mailbox is in.
+    pub mailbox_page: u64,
+    /// The snapshot's sealed memory file, where its memory is in one.
+    pub file: Option<Arc<File>>,
+    /// Pages that are not zero in the snapshot, counted from the base.
+    pub data: Vec<Range<u64>>,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine")
+            .field("function", self.function.name())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Opens the newest snapshot of `name` and builds a shell for it.
+    ///
+    /// # Errors
+    /// As [`Pool::checkout`](crate::Pool::checkout), but nothing is booted.
+    pub fn open(store: &Store, name: &str) -> Result<Self, Error> {
+        let name = FunctionName::new(name)?;
+        let function = Function::open(store, &name, 0, Interrupters::default())?;
+        let machine = Machine::build(&function)?;
+        Ok(Self { function, machine })
+    }
+
+    /// Records `request` until the working set is known, and stores it with the snapshot.
+    ///
+    /// # Errors
+    /// As [`Engine::run`].
+    pub fn learn(&mut self, request: &Request) -> Result<(), Error> {
+        while matches!(self.function.policy(), Policy::Record) {
+            self.run(request)?;
+            if let Some(set) = self.machine.recycle(&self.function)? {
+                self.function.store_working_set(&set);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a fresh clone, whatever was there: maps the snapshot, replays the working set, and sets
+    /// the vCPU's state. Returns the times of that.
+    ///
+    /// # Errors
+    /// What kept it from being restored.
+    pub fn restore(&mut self) -> Result<Timings, Error> {
+        let mut timings = Timings::default();
+        let begun = Instant::now();
+        let policy = self.function.policy();
+        self.machine.unset()?;
+        self.machine
+            .restore(&self.function, &policy, &mut timings)?;
+        timings.restore_us = crate::deploy::elapsed_us(begun);
+        Ok(timings)
+    }
+
+    /// Runs the function on `request`, in the clone at hand if nobody used it, else in a fresh one.
+    ///
+    /// # Errors
+    /// [`Error::RequestTooLarge`], or what kept Dormouse (not the function) from running it.
+    pub fn run(&mut self, request: &Request) -> Result<Outcome, Error> {
+        let request = Encoded::new(request)?;
+        self.machine
+            .invoke(&self.function, &request, Instant::now())
+    }
+
+    /// Rolls the clone back in place. False where it must be restored afresh instead: that is
+    /// cheaper, or it changed its page tables, or its working set is not known yet.
+    ///
+    /// # Errors
+    /// What kept it from being rolled back; it must be restored then.
+    pub fn roll_back(&mut self) -> Result<bool, Error> {
+        self.machine.reset(&self.function)
+    }
+
+    /// Pages, counted from the guest's base, whose content is not the snapshot's. Empty after
+    /// [`Engine::restore`] and [`Engine::roll_back`], or something is wrong. Reads all of the
+    /// guest's memory, which brings all of it in.
+    ///
+    /// # Errors
+    /// Where memory cannot be read.
+    pub fn changed_pages(&mut self) -> Result<Vec<u64>, Error> {
+        self.machine.changed_pages(&self.function)
+    }
+
+    /// Parts of the vCPU's state that are not the snapshot's, by name; see
+    /// [`Engine::changed_pages`].
+    ///
+    /// # Errors
+    /// Where KVM does not tell.
+    pub fn changed_state(&mut self) -> Result<Vec<&'static str>, Error> {
+        self.machine.changed_state(&self.function)
+    }
+
+    /// The working set, once it is known.
+    #[must_use]
+    pub fn working_set(&self) -> Option<Arc<WorkingSet>> {
+        self.function.working_set()
+    }
+
+    /// What lies under the engine. Nothing after a step that lost its shell.
+    #[must_use]
+    pub fn parts(&self) -> Option<Parts> {
+        let shell = self.machine.shell()?;
+        let base = shell.placement().base;
+        let mailbox = self.machine.clone_at_hand().and_then(|vm| {
+            let address = self.function.state().mailbox.address();
+            vm.translate(address)?.checked_sub(base)
+        });
+        Some(Parts {
+            vcpu: shell.vcpu_descriptor(),
+            address: shell.ram().host_address(),
+            bytes: shell.ram().len(),
+            base,
+            mailbox_page: mailbox? / dormouse_snapshot::PAGE_BYTES as u64,
+            file: self.function.source().file().cloned(),
+            data: self.function.source().data().to_vec(),
+        })
+    }
+}
