@@ -18,6 +18,9 @@ pub struct PoolConfig {
     pub queue_timeout: Duration,
     /// How many VM shells are kept ready for each function that is in use.
     pub shells_ahead: usize,
+    /// Whether a clone that has answered is rolled back in place for the next request. If not, it
+    /// gives its memory back, and every request restores a clone of its own.
+    pub rolls_back: bool,
 }
 
 impl Default for PoolConfig {
@@ -27,6 +30,7 @@ impl Default for PoolConfig {
             max_queue: 256,
             queue_timeout: Duration::from_secs(10),
             shells_ahead: 2,
+            rolls_back: true,
         }
     }
 }

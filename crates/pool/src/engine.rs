@@ -10,6 +10,7 @@ use dormouse_pager::Policy;
 use dormouse_snapshot::{FunctionName, Store, WorkingSet};
 use dormouse_vmm::GuestRam;
 
+use crate::config::PoolConfig;
 use crate::error::Error;
 use crate::function::Function;
 use crate::interrupters::Interrupters;
@@ -62,7 +63,11 @@ impl Engine {
     /// As [`Pool::checkout`](crate::Pool::checkout), but nothing is booted.
     pub fn open(store: &Store, name: &str) -> Result<Self, Error> {
         let name = FunctionName::new(name)?;
-        let function = Function::open(store, &name, 0, Interrupters::default())?;
+        let alone = PoolConfig {
+            shells_ahead: 0,
+            ..PoolConfig::default()
+        };
+        let function = Function::open(store, &name, &alone, Interrupters::default())?;
         let machine = Machine::build(&function)?;
         Ok(Self { function, machine })
     }

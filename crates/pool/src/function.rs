@@ -10,7 +10,7 @@ use dormouse_snapshot::{FunctionName, Manifest, MemoryImage, Snapshot, Store, Wo
 use dormouse_vmm::{GuestImage, Host, Namer, Symbols, translations_differ};
 use tokio::sync::Semaphore;
 
-use crate::config::FunctionConfig;
+use crate::config::{FunctionConfig, PoolConfig};
 use crate::crossover::Crossover;
 use crate::deploy::SavedFunction;
 use crate::error::{Error, Failure};
@@ -39,6 +39,7 @@ pub(crate) struct Function {
     pub(crate) crossover: Crossover,
     idle: Mutex<Vec<Instance>>,
     instances_ahead: usize,
+    rolls_back: bool,
     pub(crate) guests: Interrupters,
     /// As many permits as the function may have invocations at once.
     pub(crate) permits: Arc<Semaphore>,
@@ -73,7 +74,7 @@ impl Function {
     pub(crate) fn open(
         store: &Store,
         name: &FunctionName,
-        instances_ahead: usize,
+        pool: &PoolConfig,
         guests: Interrupters,
     ) -> Result<Arc<Self>, Error> {
         let snapshot: Snapshot<SavedFunction> = store.open_newest(name)?;
@@ -121,7 +122,8 @@ impl Function {
             tables,
             crossover: Crossover::default(),
             idle: Mutex::new(Vec::new()),
-            instances_ahead,
+            instances_ahead: pool.shells_ahead,
+            rolls_back: pool.rolls_back,
             guests,
             waiting: AtomicUsize::new(0),
             running: Arc::default(),
@@ -211,6 +213,9 @@ impl Function {
 
     /// How a clone that has run is rolled back; nothing where none may be.
     pub(crate) fn rollback(&self) -> Option<ClonesRollback<'_>> {
+        if !self.rolls_back {
+            return None;
+        }
         let learning = lock(&self.learning);
         // A clone that the next run is to be recorded on must be fresh.
         let set = learning.known()?;
