@@ -52,6 +52,11 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "SIZE", value_parser = bytes_from_text)]
     memory_budget: Option<u64>,
 
+    /// Give a clone's memory back after each request instead of rolling it back for the next one:
+    /// less memory, more time
+    #[arg(long)]
+    no_rollback: bool,
+
     /// The largest image that may be deployed
     #[arg(long, value_name = "SIZE", value_parser = bytes_from_text, default_value = "64MiB")]
     max_image: u64,
@@ -73,6 +78,7 @@ pub(crate) async fn serve(args: &ServeArgs) -> Result<()> {
         queue_timeout: args.queue_timeout,
         shells_ahead: args.shells_ahead,
         memory_budget_bytes: args.memory_budget,
+        rolls_back: !args.no_rollback,
     };
     let limits = Limits {
         image_bytes: usize::try_from(args.max_image).unwrap_or(usize::MAX),

@@ -22,6 +22,9 @@ pub struct PoolConfig {
     /// when the pool is made, where it is not set. It counts what they hold, not how large their
     /// guests are.
     pub memory_budget_bytes: Option<u64>,
+    /// Whether a clone that has answered is rolled back in place for the next request. If not, it
+    /// gives its memory back, and every request restores a clone of its own.
+    pub rolls_back: bool,
 }
 
 impl Default for PoolConfig {
@@ -32,6 +35,7 @@ impl Default for PoolConfig {
             queue_timeout: Duration::from_secs(10),
             shells_ahead: 2,
             memory_budget_bytes: None,
+            rolls_back: true,
         }
     }
 }

@@ -2,14 +2,16 @@
 
 use std::fs::File;
 use std::ops::Range;
-use std::os::fd::RawFd;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
 use dormouse_pager::Policy;
 use dormouse_snapshot::{FunctionName, Store, WorkingSet};
+use dormouse_vmm::GuestRam;
 
 use crate::budget::Budget;
+use crate::config::PoolConfig;
 use crate::error::Error;
 use crate::function::Function;
 use crate::interrupters::Interrupters;
@@ -33,16 +35,12 @@ pub struct Engine {
 }
 
 /// What lies under an [`Engine`], for those who do the same with bare system calls.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Parts {
-    /// The vCPU's descriptor, open as long as the engine lives.
-    pub vcpu: RawFd,
-    /// Host address of guest memory, mapped as long as the engine lives.
-    pub address: u64,
-    /// Its length.
-    pub bytes: u64,
-    /// Guest-physical address that it begins at.
-    pub base: u64,
+    /// A descriptor of the vCPU.
+    pub vcpu: OwnedFd,
+    /// The guest's memory, which stays mapped as long as this lives.
+    pub ram: GuestRam,
     /// The page, counted from the base, that the guest's mailbox is in.
     pub mailbox_page: u64,
     /// The snapshot's sealed memory file, where its memory is in one.
@@ -66,13 +64,12 @@ impl Engine {
     /// As [`Pool::checkout`](crate::Pool::checkout), but nothing is booted.
     pub fn open(store: &Store, name: &str) -> Result<Self, Error> {
         let name = FunctionName::new(name)?;
-        let function = Function::open(
-            store,
-            &name,
-            0,
-            Interrupters::default(),
-            &Budget::new(u64::MAX),
-        )?;
+        let alone = PoolConfig {
+            shells_ahead: 0,
+            ..PoolConfig::default()
+        };
+        let (guests, budget) = (Interrupters::default(), Budget::new(u64::MAX));
+        let function = Function::open(store, &name, &alone, guests, &budget)?;
         let machine = Machine::build(&function)?;
         Ok(Self { function, machine })
     }
@@ -151,23 +148,25 @@ impl Engine {
         self.function.working_set()
     }
 
-    /// What lies under the engine. Nothing after a step that lost its shell.
-    #[must_use]
-    pub fn parts(&self) -> Option<Parts> {
-        let shell = self.machine.shell()?;
-        let base = shell.placement().base;
-        let mailbox = self.machine.clone_at_hand().and_then(|vm| {
-            let address = self.function.state().mailbox.address();
-            vm.translate(address)?.checked_sub(base)
-        });
-        Some(Parts {
-            vcpu: shell.vcpu_descriptor(),
-            address: shell.ram().host_address(),
-            bytes: shell.ram().len(),
-            base,
-            mailbox_page: mailbox? / dormouse_snapshot::PAGE_BYTES as u64,
+    /// What lies under the engine. Nothing unless there is a clone at hand that has not run.
+    ///
+    /// # Errors
+    /// [`Error::Host`] where there are no descriptors left.
+    pub fn parts(&self) -> Result<Option<Parts>, Error> {
+        let Some(vm) = self.machine.clone_at_hand() else {
+            return Ok(None);
+        };
+        let ram = vm.shell().ram();
+        let mailbox = vm.translate(self.function.state().mailbox.address());
+        let Some(mailbox) = mailbox.and_then(|address| address.checked_sub(ram.base())) else {
+            return Ok(None);
+        };
+        Ok(Some(Parts {
+            vcpu: vm.shell().vcpu_descriptor()?,
+            ram: ram.clone(),
+            mailbox_page: mailbox / dormouse_snapshot::PAGE_BYTES as u64,
             file: self.function.source().file().cloned(),
             data: self.function.source().data().to_vec(),
-        })
+        }))
     }
 }

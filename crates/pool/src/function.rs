@@ -11,7 +11,7 @@ use dormouse_vmm::{GuestImage, Host, Namer, Symbols, translations_differ};
 use tokio::sync::Semaphore;
 
 use crate::budget::{Budget, Charge, FIRST_RUN_BYTES, INSTANCE_BYTES};
-use crate::config::FunctionConfig;
+use crate::config::{FunctionConfig, PoolConfig};
 use crate::crossover::Crossover;
 use crate::deploy::SavedFunction;
 use crate::error::{Error, Failure};
@@ -40,6 +40,7 @@ pub(crate) struct Function {
     pub(crate) crossover: Crossover,
     idle: Mutex<Vec<Instance>>,
     instances_ahead: usize,
+    rolls_back: bool,
     pub(crate) guests: Interrupters,
     pub(crate) budget: Budget,
     /// For the memory that all clones share.
@@ -79,7 +80,7 @@ impl Function {
     pub(crate) fn open(
         store: &Store,
         name: &FunctionName,
-        instances_ahead: usize,
+        pool: &PoolConfig,
         guests: Interrupters,
         budget: &Budget,
     ) -> Result<Arc<Self>, Error> {
@@ -132,7 +133,8 @@ impl Function {
             tables,
             crossover: Crossover::default(),
             idle: Mutex::new(Vec::new()),
-            instances_ahead,
+            instances_ahead: pool.shells_ahead,
+            rolls_back: pool.rolls_back,
             guests,
             budget: budget.clone(),
             _charge: charge,
@@ -255,6 +257,9 @@ impl Function {
 
     /// How a clone that has run is rolled back; nothing where none may be.
     pub(crate) fn rollback(&self) -> Option<ClonesRollback<'_>> {
+        if !self.rolls_back {
+            return None;
+        }
         let learning = lock(&self.learning);
         // A clone that the next run is to be recorded on must be fresh.
         let set = learning.known()?;

@@ -203,11 +203,11 @@ impl Pool {
         if let Some(function) = slot.opened() {
             return Ok(function);
         }
-        let (store, ahead) = (self.inner.store.clone(), self.inner.config.shells_ahead);
+        let (store, config) = (self.inner.store.clone(), self.inner.config.clone());
         let (wanted, guests) = (name.clone(), self.inner.guests.clone());
         let budget = self.inner.budget.clone();
-        let function =
-            blocking(move || Function::open(&store, &wanted, ahead, guests, &budget)).await?;
+        let opening = move || Function::open(&store, &wanted, &config, guests, &budget);
+        let function = blocking(opening).await?;
         slot.set(Some(Arc::clone(&function)));
         Ok(function)
     }

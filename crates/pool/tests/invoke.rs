@@ -49,6 +49,25 @@ async fn every_request_gets_a_clone_that_nobody_used() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn without_rollback_every_clone_is_restored() {
+    let Some(image) = image("hello") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let config = PoolConfig {
+        rolls_back: false,
+        ..PoolConfig::default()
+    };
+    let pool = Pool::new(Store::open(folder.path()).unwrap(), config);
+    pool.deploy("hello", image, FunctionConfig::default())
+        .await
+        .unwrap();
+    for request in 0..20 {
+        let outcome = get(&pool, "hello").await;
+        assert_eq!(outcome.start, StartType::Restored, "request {request}");
+        outcome.result.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_the_first_invocations_touched_is_brought_in_for_the_later_ones() {
     let Some(image) = image("hello") else { return };
     let folder = tempfile::tempdir().unwrap();

@@ -48,12 +48,6 @@ impl GuestRam {
         &self.region
     }
 
-    /// Where the memory stands in this process, for measurements beside it.
-    #[must_use]
-    pub fn host_address(&self) -> u64 {
-        self.region.as_ptr() as u64
-    }
-
     /// The lowest guest-physical address.
     #[must_use]
     pub fn base(&self) -> u64 {

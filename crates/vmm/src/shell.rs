@@ -5,7 +5,7 @@
 //! filled by a cold boot, or by mapping a snapshot over its memory and setting the vCPU's state,
 //! and it is used again for the next restore at the same [`Placement`].
 
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 
 use kvm_bindings::{
@@ -127,10 +127,18 @@ impl Shell {
         &self.ram
     }
 
-    /// The vCPU's descriptor, open as long as the shell lives, for measurements beside it.
-    #[must_use]
-    pub fn vcpu_descriptor(&self) -> RawFd {
-        self.vcpu.as_raw_fd()
+    /// A second descriptor of the vCPU, for measurements beside it. It keeps the VM, but not its
+    /// memory: who runs the vCPU must keep [`Shell::ram`] as well.
+    ///
+    /// # Errors
+    /// [`Error::System`] where there are no descriptors left.
+    pub fn vcpu_descriptor(&self) -> Result<OwnedFd, Error> {
+        // SAFETY: the descriptor is open as long as the shell lives, so until the call is over.
+        let vcpu = unsafe { BorrowedFd::borrow_raw(self.vcpu.as_raw_fd()) };
+        vcpu.try_clone_to_owned().map_err(|source| Error::System {
+            operation: "copying a vCPU's descriptor",
+            source,
+        })
     }
 
     /// Where the guest's memory stands.

@@ -48,6 +48,7 @@ pub struct Vm {
     /// The host's TSC when the last run began.
     entered_tsc: u64,
     exits: u64,
+    guest_time: Duration,
     /// A hypercall that a kick ended while it waited for input; to be made again first.
     waiting: Option<(u16, u32)>,
 }
@@ -101,6 +102,7 @@ impl Vm {
             is_asleep: false,
             entered_tsc: 0,
             exits: 0,
+            guest_time: Duration::ZERO,
             waiting: None,
         })
     }
@@ -150,6 +152,7 @@ impl Vm {
             is_asleep: true,
             entered_tsc: 0,
             exits: 0,
+            guest_time: Duration::ZERO,
             waiting: None,
         })
     }
@@ -221,7 +224,10 @@ impl Vm {
         if let Some((port, value)) = self.waiting.take() {
             return Ok(self.port_written(port, value));
         }
-        let exit = match self.shell.vcpu.run() {
+        let entered = Instant::now();
+        let exit = self.shell.vcpu.run();
+        self.guest_time += entered.elapsed();
+        let exit = match exit {
             Ok(exit) => exit,
             Err(errno) => {
                 self.shell.io_pending = false;
@@ -417,6 +423,12 @@ impl Vm {
     #[must_use]
     pub fn exits(&self) -> u64 {
         self.exits
+    }
+
+    /// How long the guest was in `KVM_RUN`, over all its runs.
+    #[must_use]
+    pub fn guest_time(&self) -> Duration {
+        self.guest_time
     }
 
     /// Copies from the guest's memory by guest-virtual address, as its ring 0 sees it now.

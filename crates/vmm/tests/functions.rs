@@ -29,7 +29,10 @@ fn a_plain_program_gets_its_arguments_prints_and_exits() {
         ..machine()
     };
     let (mut vm, output) = boot(&image("plain"), &config);
+    assert_eq!(vm.guest_time(), Duration::ZERO);
+    let begun = Instant::now();
     assert_eq!(run(&mut vm), Stop::Exit(7), "{}", output.kernel());
+    let elapsed = begun.elapsed();
     let stdout = output.stdout();
     assert!(
         stdout.contains(r#"["one", "two words", "--read", "/root/note", "--exit", "7"]"#),
@@ -40,6 +43,10 @@ fn a_plain_program_gets_its_arguments_prints_and_exits() {
     assert_eq!(output.stderr(), "this line goes to stderr\n");
     // A boot has few exits; thousands would be a search through absent memory.
     assert!(vm.exits() < 1000, "{} exits", vm.exits());
+    // Most of what it takes is the guest's own work.
+    let in_guest = vm.guest_time();
+    assert!(in_guest <= elapsed, "{in_guest:?} of {elapsed:?}");
+    assert!(in_guest > elapsed / 2, "{in_guest:?} of {elapsed:?}");
 }
 
 #[test]
