@@ -60,6 +60,14 @@ pub enum Error {
     /// A working-set plan was made for another source: its zero pages may be data here.
     #[error("the working-set plan was made for another snapshot source")]
     ForeignPlan,
+    /// The policy works on shared memory only.
+    #[error(
+        "the policy \"{policy}\" needs a snapshot in shared memory; this one's pages are not local"
+    )]
+    NotShared {
+        /// [`Policy::name`](crate::Policy::name) of the policy.
+        policy: &'static str,
+    },
     /// Pages that are not local could not be read.
     #[error("reading {pages} snapshot pages from page {first_page} failed: {source}")]
     ReadPages {

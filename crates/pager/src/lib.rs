@@ -25,6 +25,8 @@
 //!    └──────────────────────────── snapshot, not registered
 //! ```
 //!
+//! [`Policy::Map`] leads from blank to *snapshot, not registered* at once.
+//!
 //! *Blank* is anonymous zero memory: reading a detached guest is harmless and shows nothing.
 //!
 //! # Invariant: no event outlives its mapping
@@ -46,6 +48,7 @@ mod handler;
 mod mapping;
 mod pager;
 mod plan;
+mod policy;
 mod ranges;
 mod session;
 mod source;
@@ -54,7 +57,8 @@ mod support;
 
 pub use error::Error;
 pub use pager::{OnError, Pager, PagerConfig, Touched};
-pub use plan::{Policy, WorkingSetPlan};
+pub use plan::WorkingSetPlan;
+pub use policy::Policy;
 pub use source::{ReadPages, Source};
 pub use stats::{AttachStats, Stats};
 pub use support::{Feature, HostSupport, probe};

@@ -56,6 +56,7 @@ impl fmt::Debug for PagerConfig {
 /// Under [`Policy::Record`] exact: `read` are the pages that were read and not written, `written`
 /// those that were written (by anyone, the VMM included). Under other policies pages that came in
 /// by fault-around or replay count as read, and pages that the replay copied count as written.
+/// Under [`Policy::Map`] `order` is empty, and the fault-around is the kernel's.
 /// Where a source is not local, telling written from read needs Linux 6.7; before, all its pages
 /// with data that were touched count as written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -118,23 +119,18 @@ impl Pager {
     /// must not run meanwhile. A former error that nobody took is forgotten.
     ///
     /// # Errors
-    /// [`Error::SizeMismatch`], [`Error::ForeignPlan`], [`Error::HandlerDead`], [`Error::Os`], or
-    /// [`Error::ReadPages`] from the replay. The region is blank then, or as before where nothing
-    /// was done yet.
+    /// [`Error::SizeMismatch`], [`Error::ForeignPlan`], [`Error::NotShared`],
+    /// [`Error::HandlerDead`], [`Error::Os`], or [`Error::ReadPages`] from the replay. The region
+    /// is blank then, or as before where nothing was done yet.
     pub fn attach(
         &mut self,
         region: &GuestRegionMmap,
         source: &Source,
         policy: &Policy,
     ) -> Result<AttachStats, Error> {
-        let (around_pages, record, steps) = match policy {
-            Policy::Lazy => (self.fault_around_pages, false, &[][..]),
-            Policy::Record => (1, true, &[][..]),
-            Policy::WorkingSet(plan) if plan.fits(source) => {
-                (self.fault_around_pages, false, plan.steps())
-            }
-            Policy::WorkingSet(_) => return Err(Error::ForeignPlan),
-        };
+        policy.check(source)?;
+        let record = matches!(policy, Policy::Record);
+        let around_pages = if record { 1 } else { self.fault_around_pages };
         let range = HostRange::new(region);
         if range.bytes() != source.length_bytes() {
             let (range_bytes, snapshot_pages) = (range.bytes(), source.pages());
@@ -150,11 +146,13 @@ impl Pager {
         self.shared.counters.reset();
         self.shared.take_error();
         let attach = || {
-            session.map(tools, range, source)?;
+            session.map(tools, range, source, around_pages)?;
             let mapped = start.elapsed();
-            session.register(tools, around_pages, record)?;
+            if !matches!(policy, Policy::Map) {
+                session.register(tools, record)?;
+            }
             let registered = start.elapsed();
-            let replayed_pages = session.replay(tools, steps)?;
+            let replayed_pages = session.replay(tools, policy.steps())?;
             Ok((mapped, registered, replayed_pages))
         };
         let (mapped, registered, replayed_pages) = match attach() {
@@ -193,7 +191,13 @@ impl Pager {
         let attached = session.attached().ok_or(Error::NotAttached)?;
         let (address, bytes) = (attached.range.address(), attached.range.bytes());
         let written = self.pagemap.private_pages(address, bytes)?;
-        let read = ranges::subtract(&session.faults().present(), &written);
+        let mut present = session.faults().present();
+        if !attached.registered {
+            // What the kernel brought in by itself.
+            present.extend(self.pagemap.present_pages(address, bytes)?);
+            present = ranges::normalize(&present);
+        }
+        let read = ranges::subtract(&present, &written);
         Ok(Touched {
             order: session.faults().order().to_vec(),
             read,

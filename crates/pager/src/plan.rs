@@ -1,7 +1,6 @@
 //! What an attach does before the guest runs.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use crate::faults::{Fill, Op};
 use crate::source::Origin;
@@ -12,19 +11,6 @@ use crate::{Error, Source, ranges};
 const READ_GAP_PAGES: u64 = 8;
 /// The same for written pages; these cost memory, so only a single one.
 const WRITTEN_GAP_PAGES: u64 = 1;
-
-/// How a snapshot's pages get under a guest.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum Policy {
-    /// Pages come in when they are asked for, with their neighbours.
-    Lazy,
-    /// Pages come in when they are asked for, one at a time: slow, and what
-    /// [`touched`](crate::Pager::touched) then says is exact.
-    Record,
-    /// A recorded working set is put in first; the rest comes in as with [`Policy::Lazy`].
-    WorkingSet(Arc<WorkingSetPlan>),
-}
 
 /// A working set made ready for replay on one [`Source`].
 #[derive(Debug)]
@@ -144,6 +130,8 @@ mod tests {
         clippy::single_range_in_vec_init,
         reason = "sets of one range are meant"
     )]
+
+    use std::sync::Arc;
 
     use super::*;
     use proptest::prelude::*;

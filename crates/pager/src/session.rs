@@ -27,7 +27,7 @@ pub(crate) struct Attached {
     pub(crate) range: HostRange,
     pub(crate) source: Source,
     /// Whether faults in the range are ours.
-    registered: bool,
+    pub(crate) registered: bool,
     /// Whether the kernel is to note writes to copied pages.
     note_writes: bool,
     /// Whether the source failed: its pages are zero from then on.
@@ -51,12 +51,14 @@ impl Session {
         &self.faults
     }
 
-    /// Maps the source over the range, instead of what is there.
+    /// Maps the source over the range, instead of what is there. The kernel serves its faults until
+    /// it is registered; each fault brings in up to `around_pages` from then on.
     pub(crate) fn map(
         &mut self,
         tools: Tools<'_>,
         range: HostRange,
         source: &Source,
+        around_pages: u64,
     ) -> Result<(), Error> {
         if let Some(old) = self
             .attached
@@ -71,6 +73,7 @@ impl Session {
         }
         // Whoever waited on the old mapping takes the fault again, on the new one.
         tools.fd.wake(range.address(), range.bytes())?;
+        self.faults.reset(source.pages(), around_pages);
         self.attached = Some(Attached {
             range,
             source: source.clone(),
@@ -82,12 +85,7 @@ impl Session {
     }
 
     /// Registers the mapped range; faults are ours from now on.
-    pub(crate) fn register(
-        &mut self,
-        tools: Tools<'_>,
-        around_pages: u64,
-        record: bool,
-    ) -> Result<(), Error> {
+    pub(crate) fn register(&mut self, tools: Tools<'_>, record: bool) -> Result<(), Error> {
         let attached = self.attached.as_mut().ok_or(Error::NotAttached)?;
         attached.note_writes = record && tools.fd.notes_writes;
         let mode = match attached.source.origin() {
@@ -96,7 +94,6 @@ impl Session {
             Origin::NotLocal(_) => Mode::Missing,
         };
         attached.note_writes = mode == Mode::MissingAndWritten;
-        self.faults.reset(attached.source.pages(), around_pages);
         tools
             .fd
             .register(attached.range.address(), attached.range.bytes(), mode)?;
@@ -121,21 +118,32 @@ impl Session {
     /// Brings in all that is not in yet and unregisters the range.
     pub(crate) fn populate(&mut self, tools: Tools<'_>) -> Result<(), Error> {
         let attached = self.attached.as_ref().ok_or(Error::NotAttached)?;
+        if attached.registered {
+            // Should it fail, the rest still comes in when it is asked for.
+            self.fill_absent(tools)?;
+            return self.release(tools);
+        }
+        if self.faults.absent(0).is_none() {
+            return Ok(());
+        }
+        // Mapped only, or released by `give_up`. Pages of a memory file were served right by the
+        // kernel since then; pages that are not local were not.
+        if !attached.source.layout().local {
+            return Err(Error::HandlerDead);
+        }
+        let (address, bytes) = (attached.range.address(), attached.range.bytes());
+        tools.fd.register(address, bytes, Mode::MinorAndMissing)?;
+        let filled = self.fill_absent(tools);
+        // In any case: nobody would serve who faults now.
+        filled.and(self.release(tools))
+    }
+
+    /// Brings in all that is not in yet.
+    fn fill_absent(&mut self, tools: Tools<'_>) -> Result<(), Error> {
+        let attached = self.attached.as_ref().ok_or(Error::NotAttached)?;
         let source = attached.source.clone();
         let layout = source.layout();
         let data_op = if layout.local { Op::Continue } else { Op::Copy };
-        if !attached.registered {
-            if self.faults.absent(0).is_none() {
-                return Ok(());
-            }
-            // Released by `give_up`. Pages of a memory file were served right by the kernel since
-            // then; pages that are not local were not.
-            if !layout.local {
-                return Err(Error::HandlerDead);
-            }
-            let (address, bytes) = (attached.range.address(), attached.range.bytes());
-            tools.fd.register(address, bytes, Mode::MinorAndMissing)?;
-        }
         let mut from = 0;
         while let Some(run) = self.faults.absent(from) {
             from = run.end;
@@ -148,7 +156,7 @@ impl Session {
             });
             result?;
         }
-        self.release(tools)
+        Ok(())
     }
 
     /// Blanks the range and forgets the snapshot.

@@ -9,5 +9,6 @@
 mod content;
 mod cycles;
 mod failures;
+mod policies;
 mod rig;
 mod working_set;

@@ -1,0 +1,98 @@
+//! What each policy promises beyond right content.
+
+use std::os::unix::fs::MetadataExt;
+
+use dormouse_pager::{Error, Policy};
+
+use crate::rig::{Random, Snapshot, flat, pager};
+
+/// Pages that hold anything in the shared file.
+fn file_pages(snapshot: &Snapshot) -> u64 {
+    snapshot.file.metadata().unwrap().blocks() * 512 / dormouse_pager::PAGE_BYTES
+}
+
+#[test]
+fn a_mapped_snapshot_is_served_by_the_kernel() {
+    let snapshot = Snapshot::random(300, &mut Random::new(20));
+    let source = snapshot.shared();
+    let (mut pager, guest) = (pager(), snapshot.guest());
+    for _ in 0..3 {
+        pager.attach(&guest.0, &source, &Policy::Map).unwrap();
+        guest.assert_pristine(&snapshot, 0..snapshot.pages);
+        (0..snapshot.pages).for_each(|page| guest.poke(page, u64::MAX));
+        let stats = pager.stats();
+        assert_eq!((stats.faults_minor, stats.faults_missing), (0, 0));
+        assert!(stats.attach_us > 0);
+    }
+    // What the next one maps is its own again.
+    pager.attach(&guest.0, &source, &Policy::Lazy).unwrap();
+    guest.assert_pristine(&snapshot, 0..snapshot.pages);
+    assert!(pager.stats().faults_minor > 0);
+    pager.attach(&guest.0, &source, &Policy::Map).unwrap();
+    pager.detach();
+    assert!((0..snapshot.pages).all(|page| guest.read(page).iter().all(|&byte| byte == 0)));
+}
+
+#[test]
+fn what_the_kernel_brought_in_is_touched_as_well() {
+    // More than the kernel brings in around a fault lies between what is read and what is not.
+    let snapshot = Snapshot::new(1024, &[0..512]);
+    let (mut pager, guest) = (pager(), snapshot.guest());
+    pager
+        .attach(&guest.0, &snapshot.shared(), &Policy::Map)
+        .unwrap();
+    assert!(pager.touched().unwrap().read.is_empty());
+    guest.assert_pristine(&snapshot, 0..50);
+    guest.poke(20, 1);
+    guest.poke(600, 1);
+    let touched = pager.touched().unwrap();
+    assert_eq!(touched.written, [20..21, 600..601]);
+    let read = flat(&touched.read);
+    assert!((0..50).all(|page| page == 20 || read.contains(&page)));
+    assert!(
+        (200..500)
+            .chain(700..1024)
+            .all(|page| !read.contains(&page))
+    );
+    assert!(touched.order.is_empty());
+}
+
+#[test]
+fn populate_completes_a_mapped_snapshot_and_fills_no_hole() {
+    let snapshot = Snapshot::new(800, &[100..300, 700..800]);
+    let (mut pager, guest) = (pager(), snapshot.guest());
+    pager
+        .attach(&guest.0, &snapshot.shared(), &Policy::Map)
+        .unwrap();
+    guest.assert_pristine(&snapshot, [5, 150]);
+    guest.poke(151, 7);
+    guest.poke(400, 7);
+    let before = file_pages(&snapshot);
+    assert_eq!(before, 302, "the two holes that were touched");
+    pager.populate().unwrap();
+    assert_eq!(file_pages(&snapshot), before);
+    let touched = pager.touched().unwrap();
+    assert_eq!(touched.written, [151..152, 400..401]);
+    assert_eq!(touched.read, [0..151, 152..400, 401..800]);
+    assert_eq!((guest.read(151)[512], guest.read(400)[512]), (7, 7));
+    let others = (0..800).filter(|page| ![151, 400].contains(page));
+    guest.assert_pristine(&snapshot, others);
+    assert_eq!(
+        file_pages(&snapshot),
+        before,
+        "nothing was left to fault on"
+    );
+    assert!(pager.take_error().is_none());
+}
+
+#[test]
+fn pages_that_are_not_local_cannot_be_mapped() {
+    let snapshot = Snapshot::new(64, &[0..10]);
+    let (mut pager, guest) = (pager(), snapshot.guest());
+    let refused = pager.attach(&guest.0, &snapshot.not_local(), &Policy::Map);
+    assert!(
+        matches!(refused, Err(Error::NotShared { policy: "map" })),
+        "{refused:?}"
+    );
+    assert!(!pager.is_attached());
+}
