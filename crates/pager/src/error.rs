@@ -60,6 +60,9 @@ pub enum Error {
     /// A working-set plan was made for another source: its zero pages may be data here.
     #[error("the working-set plan was made for another snapshot source")]
     ForeignPlan,
+    /// A plan for [`Policy::Eager`](crate::Policy::Eager) leaves pages out that hold data.
+    #[error("the plan leaves out pages that hold data, so it cannot be an eager one")]
+    PartialPlan,
     /// The policy works on shared memory only.
     #[error(
         "the policy \"{policy}\" needs a snapshot in shared memory; this one's pages are not local"

@@ -119,9 +119,9 @@ impl Pager {
     /// must not run meanwhile. A former error that nobody took is forgotten.
     ///
     /// # Errors
-    /// [`Error::SizeMismatch`], [`Error::ForeignPlan`], [`Error::NotShared`],
-    /// [`Error::HandlerDead`], [`Error::Os`], or [`Error::ReadPages`] from the replay. The region
-    /// is blank then, or as before where nothing was done yet.
+    /// [`Error::SizeMismatch`], [`Error::ForeignPlan`], [`Error::PartialPlan`],
+    /// [`Error::NotShared`], [`Error::HandlerDead`], [`Error::Os`], or [`Error::ReadPages`] from
+    /// the replay. The region is blank then, or as before where nothing was done yet.
     pub fn attach(
         &mut self,
         region: &GuestRegionMmap,

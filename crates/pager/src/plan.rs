@@ -18,6 +18,8 @@ pub struct WorkingSetPlan {
     source_id: u64,
     steps: Box<[Fill]>,
     pages: u64,
+    /// Whether no page that holds data is left out.
+    is_eager: bool,
 }
 
 impl WorkingSetPlan {
@@ -103,9 +105,19 @@ impl WorkingSetPlan {
             .sum();
         Ok(Self {
             source_id: source.id(),
+            is_eager: ranges::subtract(&ranges::subtract(layout.data, &private), &read).is_empty(),
             steps,
             pages,
         })
+    }
+
+    /// Plans to bring in every page that holds data, for [`Policy::Eager`](crate::Policy::Eager).
+    /// Those that were recorded as `written` become private copies, as in [`WorkingSetPlan::new`].
+    ///
+    /// # Errors
+    /// As [`WorkingSetPlan::new`].
+    pub fn eager(source: &Source, written: &[Range<u64>]) -> Result<Self, Error> {
+        Self::new(source, source.data(), written)
     }
 
     /// Pages that the replay brings in, gaps included.
@@ -117,6 +129,11 @@ impl WorkingSetPlan {
     /// Whether the plan was made for this source.
     pub(crate) fn fits(&self, source: &Source) -> bool {
         self.source_id == source.id()
+    }
+
+    /// Whether the plan brings in all that holds data.
+    pub(crate) fn is_eager(&self) -> bool {
+        self.is_eager
     }
 
     pub(crate) fn steps(&self) -> &[Fill] {
@@ -178,6 +195,35 @@ mod tests {
             steps(&[], &[3..4, 5..6, 8..9]),
             [(Op::Copy, 3..6), (Op::Copy, 8..9)]
         );
+    }
+
+    #[test]
+    fn an_eager_plan_is_one_step_for_each_stretch_of_data() {
+        let plan = WorkingSetPlan::eager(&source(), &[50..52, 35..36]).unwrap();
+        let want = [
+            (Op::Copy, 0..30),
+            (Op::Copy, 40..50),
+            (Op::Copy, 52..60),
+            (Op::Copy, 61..100),
+            (Op::Copy, 50..52),
+            (Op::CopyZero, 35..36),
+        ];
+        let steps = plan.steps().iter();
+        assert_eq!(
+            steps
+                .map(|step| (step.op, step.pages.clone()))
+                .collect::<Vec<_>>(),
+            want
+        );
+        assert!(plan.is_eager());
+        let is_eager = |read, written| {
+            WorkingSetPlan::new(&source(), read, written)
+                .unwrap()
+                .is_eager()
+        };
+        assert!(is_eager(&[0..100], &[]));
+        assert!(is_eager(&[0..55], &[50..100]));
+        assert!(!is_eager(&[0..99], &[]));
     }
 
     #[test]

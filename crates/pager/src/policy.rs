@@ -16,6 +16,9 @@ pub enum Policy {
     Record,
     /// A recorded working set is put in first; the rest comes in as with [`Policy::Lazy`].
     WorkingSet(Arc<WorkingSetPlan>),
+    /// Every page that holds data is put in first, by a plan from [`WorkingSetPlan::eager`]; zero
+    /// pages come in as with [`Policy::Lazy`].
+    Eager(Arc<WorkingSetPlan>),
     /// The kernel serves all faults from a private mapping, without userfaultfd. The handler has
     /// no part in it, so nothing is counted, and the fault order is not known.
     ///
@@ -32,6 +35,7 @@ impl Policy {
             Self::Lazy => "lazy",
             Self::Record => "record",
             Self::WorkingSet(_) => "working-set",
+            Self::Eager(_) => "eager",
             Self::Map => "map",
         }
     }
@@ -49,7 +53,10 @@ impl Policy {
     /// Whether this can be done with a source.
     pub(crate) fn check(&self, source: &Source) -> Result<(), Error> {
         match self {
-            Self::WorkingSet(plan) if !plan.fits(source) => Err(Error::ForeignPlan),
+            Self::WorkingSet(plan) | Self::Eager(plan) if !plan.fits(source) => {
+                Err(Error::ForeignPlan)
+            }
+            Self::Eager(plan) if !plan.is_eager() => Err(Error::PartialPlan),
             Self::Map if !source.layout().local => Err(Error::NotShared {
                 policy: self.name(),
             }),
@@ -60,7 +67,7 @@ impl Policy {
     /// What is brought in before the guest runs.
     pub(crate) fn steps(&self) -> &[Fill] {
         match self {
-            Self::WorkingSet(plan) => plan.steps(),
+            Self::WorkingSet(plan) | Self::Eager(plan) => plan.steps(),
             Self::Lazy | Self::Record | Self::Map => &[],
         }
     }

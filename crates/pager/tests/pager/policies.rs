@@ -1,8 +1,9 @@
 //! What each policy promises beyond right content.
 
 use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
 
-use dormouse_pager::{Error, Policy};
+use dormouse_pager::{Error, Policy, WorkingSetPlan};
 
 use crate::rig::{Random, Snapshot, flat, pager};
 
@@ -95,4 +96,47 @@ fn pages_that_are_not_local_cannot_be_mapped() {
         "{refused:?}"
     );
     assert!(!pager.is_attached());
+}
+
+#[test]
+fn an_eager_attach_brings_in_all_data_and_no_hole() {
+    let snapshot = Snapshot::new(2000, &[10..700, 1200..1201, 1500..2000]);
+    for (name, source) in snapshot.sources() {
+        let plan = WorkingSetPlan::eager(&source, &[100..110, 800..801]).unwrap();
+        let policy = Policy::Eager(Arc::new(plan));
+        let (mut pager, guest) = (pager(), snapshot.guest());
+        let attach = pager.attach(&guest.0, &source, &policy).unwrap();
+        assert_eq!(attach.replayed_pages, 1192, "{name}");
+        let stats = pager.stats();
+        let copied = if name == "shared" { 11 } else { 1192 };
+        assert_eq!(
+            (stats.pages_continued, stats.pages_copied),
+            (1192 - copied, copied),
+            "{name}"
+        );
+        let data = (0..2000).filter(|&page| snapshot.is_data(page));
+        guest.assert_pristine(&snapshot, data);
+        guest.poke(800, 0);
+        let stats = pager.stats();
+        assert_eq!((stats.faults_minor, stats.faults_missing), (0, 0), "{name}");
+        guest.assert_pristine(&snapshot, 0..2000);
+        let stats = pager.stats();
+        assert!(stats.faults_missing > 0, "{name}: holes stay lazy");
+        assert!(pager.take_error().is_none());
+    }
+}
+
+#[test]
+fn an_eager_policy_takes_no_partial_plan() {
+    let snapshot = Snapshot::new(64, &[0..10]);
+    let (mut pager, guest, source) = (pager(), snapshot.guest(), snapshot.shared());
+    let partial = Arc::new(WorkingSetPlan::new(&source, &[0..9], &[]).unwrap());
+    let refused = pager.attach(&guest.0, &source, &Policy::Eager(Arc::clone(&partial)));
+    assert!(matches!(refused, Err(Error::PartialPlan)), "{refused:?}");
+    pager
+        .attach(&guest.0, &source, &Policy::WorkingSet(partial))
+        .unwrap();
+    let foreign = WorkingSetPlan::eager(&snapshot.shared(), &[]).unwrap();
+    let refused = pager.attach(&guest.0, &source, &Policy::Eager(Arc::new(foreign)));
+    assert!(matches!(refused, Err(Error::ForeignPlan)), "{refused:?}");
 }
