@@ -1,6 +1,6 @@
 //! Anonymous memory in huge pages, filled ahead and given away page by page.
 //!
-//! Source: `madvise(2)` (`MADV_HUGEPAGE`, `MADV_POPULATE_WRITE`, `MADV_COLLAPSE`), Linux
+//! Source: `madvise(2)` (`MADV_HUGEPAGE`, `MADV_POPULATE_WRITE`), Linux
 //! `Documentation/admin-guide/mm/transhuge.rst`.
 
 use std::ptr;
@@ -35,8 +35,9 @@ impl HugeArea {
             mapped: mapped as usize,
             huge_pages,
         };
-        // SAFETY: our own mapping; the advice changes no content. Without huge pages in the kernel
-        // it fails, and small pages do as well.
+        // SAFETY: our own mapping; the advice changes no content. It fails where the kernel knows no
+        // huge pages; small ones do as well, and are moved one by one. (`MADV_COLLAPSE` would get
+        // them in more cases, but it disturbs every core each time.)
         let _ = unsafe { rustix::mm::madvise(mapped, bytes, Advice::LinuxHugepage) };
         Ok(area)
     }
@@ -57,9 +58,6 @@ impl HugeArea {
         // SAFETY: within our own mapping, which nobody else knows; populating changes no content.
         unsafe { rustix::mm::madvise(start.cast(), bytes as usize, Advice::LinuxPopulateWrite) }
             .map_err(|errno| Error::io("madvise(POPULATE_WRITE)", address, bytes, errno))?;
-        // SAFETY: as above. It makes huge pages even where the kernel gives none at a fault, and
-        // where it fails the small ones stay. rustix has no name for it.
-        let _ = unsafe { libc::madvise(start.cast(), bytes as usize, libc::MADV_COLLAPSE) };
         // SAFETY: mapped readable and writable for as long as `self` lives, zeros or bytes written
         // through such a slice, and borrowed by nobody else while `self` is.
         Ok(unsafe { std::slice::from_raw_parts_mut(start, bytes as usize) })
