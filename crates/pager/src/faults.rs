@@ -60,8 +60,12 @@ impl PageSet {
     }
 
     fn add(&mut self, pages: Range<u64>) {
-        for page in pages {
-            self.0[(page / 64) as usize] |= 1 << (page % 64);
+        let mut page = pages.start;
+        while page < pages.end {
+            let end = pages.end.min((page / 64 + 1) * 64);
+            let ones = u64::MAX >> (64 - (end - page));
+            self.0[(page / 64) as usize] |= ones << (page % 64);
+            page = end;
         }
     }
 

@@ -8,8 +8,11 @@
 //!  session   carries fills out on the attached range; replay      (whoever holds the lock)
 //!    ├── faults   pure: which pages does a fault at page p bring in, and how
 //!    ├── rollback what was written is made as in the snapshot again
+//!    ├── plan     pure: what to bring in ahead, in which steps
+//!    │   stage    dense chunks of it, copied ahead for the next attach
 //!    └── fd       userfaultfd and pagemap ioctls       (unsafe)
 //!        mapping  what lies under the guest's range    (unsafe)
+//!        huge     what chunks are staged in            (unsafe)
 //! ```
 //!
 //! A pager belongs to one VM shell and outlives many snapshots. Its descriptor and its thread are
@@ -25,6 +28,8 @@
 //!    │              attach, roll_back  ▼
 //!    └──────────────────────────── snapshot, not registered
 //! ```
+//!
+//! [`Policy::Map`] leads from blank to *snapshot, not registered* at once.
 //!
 //! *Blank* is anonymous zero memory: reading a detached guest is harmless and shows nothing.
 //!
@@ -44,21 +49,27 @@ mod faults;
 mod fd;
 mod handler;
 #[allow(unsafe_code)]
+mod huge;
+#[allow(unsafe_code)]
 mod mapping;
 mod pager;
 mod plan;
+mod policy;
 mod ranges;
 mod rollback;
 mod session;
 mod source;
+mod stage;
 mod stats;
 mod support;
 
 pub use error::Error;
 pub use pager::{OnError, OnGrowth, Pager, PagerConfig, Touched};
-pub use plan::{Policy, WorkingSetPlan};
+pub use plan::WorkingSetPlan;
+pub use policy::Policy;
 pub use rollback::{Differs, Rollback, RollbackStats, Rolled};
 pub use source::{ReadPages, Source};
+pub use stage::Stage;
 pub use stats::{AttachStats, Stats};
 pub use support::{Feature, HostSupport, probe};
 

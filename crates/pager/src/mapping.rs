@@ -6,9 +6,12 @@
 //! readable and writable, and always over something that cannot raise SIGBUS: anonymous memory or
 //! a memory file that is sealed against shrinking.
 
+use std::ffi::c_void;
 use std::fs::File;
+use std::io;
 use std::ops::Range;
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
 use std::ptr;
 use std::sync::{Arc, LazyLock};
 
@@ -16,30 +19,53 @@ use rustix::fs::SealFlags;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use vm_memory::{GuestRegionMmap, MmapRegion};
 
-use crate::{Error, PAGE_BYTES};
+use crate::{Error, PAGE_BYTES, ranges};
 
 /// A page's content.
 pub(crate) type PageBytes = [u8; PAGE_BYTES as usize];
 
-/// The host range of a guest memory region, kept mapped for as long as this lives.
+/// The host range of a guest memory region, or a part of it, kept mapped for as long as this lives.
 #[derive(Clone, Debug)]
 pub(crate) struct HostRange {
     region: Arc<MmapRegion>,
+    /// Where in the region the range starts, and its length: always within the region.
+    offset_bytes: usize,
+    bytes: usize,
 }
 
 impl HostRange {
     pub(crate) fn new(region: &GuestRegionMmap) -> Self {
+        let region = region.get_mmap();
         Self {
-            region: region.get_mmap(),
+            offset_bytes: 0,
+            bytes: region.size(),
+            region,
         }
     }
 
+    /// Some pages of this range as one of its own.
+    ///
+    /// # Errors
+    /// [`Error::BadRange`] when they are not within this one.
+    pub(crate) fn part(&self, pages: &Range<u64>) -> Result<Self, Error> {
+        ranges::check(
+            "part",
+            std::slice::from_ref(pages),
+            self.bytes() / PAGE_BYTES,
+        )?;
+        Ok(Self {
+            region: Arc::clone(&self.region),
+            offset_bytes: self.offset_bytes + (pages.start * PAGE_BYTES) as usize,
+            bytes: ((pages.end - pages.start) * PAGE_BYTES) as usize,
+        })
+    }
+
     pub(crate) fn address(&self) -> u64 {
-        self.region.as_ptr() as u64
+        self.start() as u64
     }
 
     pub(crate) fn bytes(&self) -> u64 {
-        self.region.size() as u64
+        self.bytes as u64
     }
 
     /// Host address of a page.
@@ -47,19 +73,23 @@ impl HostRange {
         self.address() + page * PAGE_BYTES
     }
 
+    fn start(&self) -> *mut c_void {
+        self.region.as_ptr().wrapping_add(self.offset_bytes).cast()
+    }
+
     /// Puts the file's pages here, privately. Everything that was here before is gone.
     pub(crate) fn map_file(&self, file: &MemoryFile) -> Result<(), Error> {
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
-        // SAFETY: the range is the whole of a live vm-memory mapping (module head); the file is
-        // sealed and, as the caller checked, exactly as long.
+        // SAFETY: the range is within a live vm-memory mapping (module head); the file is sealed
+        // and, as the caller checked, exactly as long as the region.
         let mapped = unsafe {
             rustix::mm::mmap(
-                self.region.as_ptr().cast(),
-                self.region.size(),
+                self.start(),
+                self.bytes,
                 ProtFlags::READ | ProtFlags::WRITE,
                 flags,
                 file.file.as_fd(),
-                0,
+                self.offset_bytes as u64,
             )
         };
         self.check("mmap(memory file)", mapped)
@@ -68,11 +98,11 @@ impl HostRange {
     /// Puts anonymous zero memory here. Everything that was here before is gone.
     pub(crate) fn map_blank(&self) -> Result<(), Error> {
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
-        // SAFETY: the range is the whole of a live vm-memory mapping (module head).
+        // SAFETY: the range is within a live vm-memory mapping (module head).
         let mapped = unsafe {
             rustix::mm::mmap_anonymous(
-                self.region.as_ptr().cast(),
-                self.region.size(),
+                self.start(),
+                self.bytes,
                 ProtFlags::READ | ProtFlags::WRITE,
                 flags,
             )
@@ -82,21 +112,16 @@ impl HostRange {
 
     /// Drops all private pages: what was never touched and what was are the same again.
     pub(crate) fn drop_pages(&self) -> Result<(), Error> {
-        // SAFETY: the range is the whole of a live vm-memory mapping (module head).
-        let dropped = unsafe {
-            rustix::mm::madvise(
-                self.region.as_ptr().cast(),
-                self.region.size(),
-                Advice::LinuxDontNeed,
-            )
-        };
+        // SAFETY: the range is within a live vm-memory mapping (module head).
+        let dropped =
+            unsafe { rustix::mm::madvise(self.start(), self.bytes, Advice::LinuxDontNeed) };
         self.check("madvise(DONTNEED)", dropped)
     }
 
     /// Drops the private pages of a part: they are the snapshot's again when they are next touched.
     pub(crate) fn drop_part(&self, pages: &Range<u64>) -> Result<(), Error> {
-        let (address, bytes) = self.part(pages);
-        // SAFETY: `part` lies within a live vm-memory mapping (module head).
+        let (address, bytes) = self.span(pages);
+        // SAFETY: `span` lies within a live vm-memory mapping (module head).
         let dropped = unsafe {
             rustix::mm::madvise(address as *mut _, bytes as usize, Advice::LinuxDontNeed)
         };
@@ -107,10 +132,10 @@ impl HostRange {
     /// the file, private pages of the range. Nobody may wait for this thread meanwhile, were it to
     /// fault all the same.
     pub(crate) fn copy_part(&self, pages: &Range<u64>, file: &MemoryFile) {
-        let (address, bytes) = self.part(pages);
+        let (address, bytes) = self.span(pages);
         let (source, available) = file.view(pages.start);
         let bytes = bytes.min(available) as usize;
-        // SAFETY: `part` lies within a live vm-memory mapping, the source within the file's view,
+        // SAFETY: `span` lies within a live vm-memory mapping, the source within the file's view,
         // which is sealed and never written to; `bytes` is within both, and two mappings do not
         // overlap. No reference into either exists (module head).
         unsafe { ptr::copy_nonoverlapping(source as *const u8, address as *mut u8, bytes) };
@@ -118,16 +143,16 @@ impl HostRange {
 
     /// Fills private pages of the range with zeros.
     pub(crate) fn zero_part(&self, pages: &Range<u64>) {
-        let (address, bytes) = self.part(pages);
-        // SAFETY: `part` lies within a live vm-memory mapping; no reference into it exists (module
+        let (address, bytes) = self.span(pages);
+        // SAFETY: `span` lies within a live vm-memory mapping; no reference into it exists (module
         // head).
         unsafe { ptr::write_bytes(address as *mut u8, 0, bytes as usize) };
     }
 
     /// Copies one page of the range out. It must be *in*, as for [`HostRange::copy_part`].
     pub(crate) fn read_page(&self, page: u64, buffer: &mut PageBytes) {
-        let (address, _) = self.part(&(page..page + 1));
-        // SAFETY: `part` lies within a live vm-memory mapping and is one page long, as the buffer
+        let (address, _) = self.span(&(page..page + 1));
+        // SAFETY: `span` lies within a live vm-memory mapping and is one page long, as the buffer
         // is; the buffer is ours alone.
         unsafe {
             ptr::copy_nonoverlapping(address as *const u8, buffer.as_mut_ptr(), buffer.len())
@@ -138,7 +163,7 @@ impl HostRange {
     ///
     /// # Panics
     /// Where they are not all within the range.
-    fn part(&self, pages: &Range<u64>) -> (u64, u64) {
+    fn span(&self, pages: &Range<u64>) -> (u64, u64) {
         let bytes = pages.end.saturating_sub(pages.start) * PAGE_BYTES;
         assert!(
             pages.end <= self.bytes() / PAGE_BYTES,
@@ -228,12 +253,9 @@ impl MemoryFile {
         }
     }
 
-    /// Copies a data page out of the view; see [`MemoryFile::view`].
-    pub(crate) fn read_page(&self, page: u64, buffer: &mut PageBytes) {
-        let (address, available) = self.view(page);
-        let bytes = buffer.len().min(available as usize);
-        // SAFETY: within our own read-only mapping of a sealed file; the buffer is ours alone.
-        unsafe { ptr::copy_nonoverlapping(address as *const u8, buffer.as_mut_ptr(), bytes) };
+    /// Reads pages into memory of our own; holes are zeros, and stay holes.
+    pub(crate) fn read(&self, first_page: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(buffer, first_page * PAGE_BYTES)
     }
 
     /// Address of a page in the view and the bytes from there to its end. Only data pages may be
@@ -283,8 +305,6 @@ impl Drop for View {
 
 #[cfg(test)]
 mod for_tests {
-    use std::os::unix::fs::FileExt;
-
     use rustix::fs::MemfdFlags;
     use vm_memory::{Bytes, GuestAddress, MemoryRegionAddress};
 

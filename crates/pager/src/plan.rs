@@ -1,7 +1,6 @@
 //! What an attach does before the guest runs.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use crate::faults::{Fill, Op};
 use crate::source::Origin;
@@ -13,25 +12,14 @@ const READ_GAP_PAGES: u64 = 8;
 /// The same for written pages; these cost memory, so only a single one.
 const WRITTEN_GAP_PAGES: u64 = 1;
 
-/// How a snapshot's pages get under a guest.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum Policy {
-    /// Pages come in when they are asked for, with their neighbours.
-    Lazy,
-    /// Pages come in when they are asked for, one at a time: slow, and what
-    /// [`touched`](crate::Pager::touched) then says is exact.
-    Record,
-    /// A recorded working set is put in first; the rest comes in as with [`Policy::Lazy`].
-    WorkingSet(Arc<WorkingSetPlan>),
-}
-
 /// A working set made ready for replay on one [`Source`].
 #[derive(Debug)]
 pub struct WorkingSetPlan {
     source_id: u64,
     steps: Box<[Fill]>,
     pages: u64,
+    /// Whether no page that holds data is left out.
+    is_eager: bool,
 }
 
 impl WorkingSetPlan {
@@ -117,9 +105,19 @@ impl WorkingSetPlan {
             .sum();
         Ok(Self {
             source_id: source.id(),
+            is_eager: ranges::subtract(&ranges::subtract(layout.data, &private), &read).is_empty(),
             steps,
             pages,
         })
+    }
+
+    /// Plans to bring in every page that holds data, for [`Policy::Eager`](crate::Policy::Eager).
+    /// Those that were recorded as `written` become private copies, as in [`WorkingSetPlan::new`].
+    ///
+    /// # Errors
+    /// As [`WorkingSetPlan::new`].
+    pub fn eager(source: &Source, written: &[Range<u64>]) -> Result<Self, Error> {
+        Self::new(source, source.data(), written)
     }
 
     /// Pages that the replay brings in, gaps included.
@@ -133,6 +131,11 @@ impl WorkingSetPlan {
         self.source_id == source.id()
     }
 
+    /// Whether the plan brings in all that holds data.
+    pub(crate) fn is_eager(&self) -> bool {
+        self.is_eager
+    }
+
     pub(crate) fn steps(&self) -> &[Fill] {
         &self.steps
     }
@@ -144,6 +147,8 @@ mod tests {
         clippy::single_range_in_vec_init,
         reason = "sets of one range are meant"
     )]
+
+    use std::sync::Arc;
 
     use super::*;
     use proptest::prelude::*;
@@ -190,6 +195,35 @@ mod tests {
             steps(&[], &[3..4, 5..6, 8..9]),
             [(Op::Copy, 3..6), (Op::Copy, 8..9)]
         );
+    }
+
+    #[test]
+    fn an_eager_plan_is_one_step_for_each_stretch_of_data() {
+        let plan = WorkingSetPlan::eager(&source(), &[50..52, 35..36]).unwrap();
+        let want = [
+            (Op::Copy, 0..30),
+            (Op::Copy, 40..50),
+            (Op::Copy, 52..60),
+            (Op::Copy, 61..100),
+            (Op::Copy, 50..52),
+            (Op::CopyZero, 35..36),
+        ];
+        let steps = plan.steps().iter();
+        assert_eq!(
+            steps
+                .map(|step| (step.op, step.pages.clone()))
+                .collect::<Vec<_>>(),
+            want
+        );
+        assert!(plan.is_eager());
+        let is_eager = |read, written| {
+            WorkingSetPlan::new(&source(), read, written)
+                .unwrap()
+                .is_eager()
+        };
+        assert!(is_eager(&[0..100], &[]));
+        assert!(is_eager(&[0..55], &[50..100]));
+        assert!(!is_eager(&[0..99], &[]));
     }
 
     #[test]

@@ -85,6 +85,9 @@ impl Session {
         let Origin::Shared(file) = attached.source.origin() else {
             return not;
         };
+        if !attached.moved.is_empty() {
+            return not;
+        }
         let layout = attached.source.layout();
         let range = &attached.range;
 
@@ -94,11 +97,11 @@ impl Session {
                 continue;
             }
             range.read_page(page, &mut now);
-            if ranges::contains(layout.data, page) {
-                file.read_page(page, &mut then);
-            } else {
-                then.fill(0);
-            }
+            file.read(page, &mut then).map_err(|source| Error::ReadPages {
+                first_page: page,
+                pages: 1,
+                source,
+            })?;
             if (rollback.differs)(&now, &then) {
                 return not;
             }

@@ -1,8 +1,15 @@
 //! One attached snapshot: serves its faults, replays and populates. Always used under its lock.
 
+mod moving;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
 use std::thread;
 
-use crate::faults::{Faults, Fill, Kind, Op};
+use crate::faults::{Faults, Fill, Kind, Layout, Op};
 use crate::fd::{CopySource, FaultEvent, Mode, Progress, Uffd};
 use crate::mapping::{self, HostRange};
 use crate::source::Origin;
@@ -27,11 +34,34 @@ pub(crate) struct Attached {
     pub(crate) range: HostRange,
     pub(crate) source: Source,
     /// Whether faults in the range are ours.
-    registered: bool,
+    pub(crate) registered: bool,
     /// Whether the kernel is to note writes to copied pages.
     note_writes: bool,
     /// Whether the source failed: its pages are zero from then on.
     failed: bool,
+    /// Chunks of a shared source that were moved in: what lies under them is not its file.
+    pub(crate) moved: Arc<[Range<u64>]>,
+}
+
+impl Attached {
+    /// The layout as a fault at `page` finds it.
+    fn layout(&self, page: u64) -> Layout<'_> {
+        let mut layout = self.source.layout();
+        layout.local &= !self.moved.iter().any(|chunk| chunk.contains(&page));
+        layout
+    }
+
+    /// Registers what lies over the source's memory file.
+    fn register_file(&self, tools: Tools<'_>) -> Result<(), Error> {
+        let all = 0..self.source.pages();
+        for part in ranges::subtract(std::slice::from_ref(&all), &self.moved) {
+            let part = self.range.part(&part)?;
+            tools
+                .fd
+                .register(part.address(), part.bytes(), Mode::MinorAndMissing)?;
+        }
+        Ok(())
+    }
 }
 
 /// What is attached, if anything is, and the memory that attachments reuse.
@@ -67,12 +97,14 @@ impl Session {
         Some((self.attached.as_ref()?, &mut self.faults))
     }
 
-    /// Maps the source over the range, instead of what is there.
+    /// Maps the source over the range, instead of what is there. The kernel serves its faults until
+    /// it is registered; each fault brings in up to `around_pages` from then on.
     pub(crate) fn map(
         &mut self,
         tools: Tools<'_>,
         range: HostRange,
         source: &Source,
+        around_pages: u64,
     ) -> Result<(), Error> {
         if let Some(old) = self
             .attached
@@ -87,23 +119,21 @@ impl Session {
         }
         // Whoever waited on the old mapping takes the fault again, on the new one.
         tools.fd.wake(range.address(), range.bytes())?;
+        self.faults.reset(source.pages(), around_pages);
+        self.held_pages = 0;
         self.attached = Some(Attached {
             range,
             source: source.clone(),
             registered: false,
             note_writes: false,
             failed: false,
+            moved: Arc::default(),
         });
         Ok(())
     }
 
     /// Registers the mapped range; faults are ours from now on.
-    pub(crate) fn register(
-        &mut self,
-        tools: Tools<'_>,
-        around_pages: u64,
-        record: bool,
-    ) -> Result<(), Error> {
+    pub(crate) fn register(&mut self, tools: Tools<'_>, record: bool) -> Result<(), Error> {
         let attached = self.attached.as_mut().ok_or(Error::NotAttached)?;
         attached.note_writes = record && tools.fd.notes_writes;
         let mode = match attached.source.origin() {
@@ -112,8 +142,6 @@ impl Session {
             Origin::NotLocal(_) => Mode::Missing,
         };
         attached.note_writes = mode == Mode::MissingAndWritten;
-        self.faults.reset(attached.source.pages(), around_pages);
-        self.held_pages = 0;
         tools
             .fd
             .register(attached.range.address(), attached.range.bytes(), mode)?;
@@ -142,21 +170,31 @@ impl Session {
     /// Brings in all that is not in yet and unregisters the range.
     pub(crate) fn populate(&mut self, tools: Tools<'_>) -> Result<(), Error> {
         let attached = self.attached.as_ref().ok_or(Error::NotAttached)?;
+        if attached.registered {
+            // Should it fail, the rest still comes in when it is asked for.
+            self.fill_absent(tools)?;
+            return self.release(tools);
+        }
+        if self.faults.absent(0).is_none() {
+            return Ok(());
+        }
+        // Mapped only, or released by `give_up`. Pages of a memory file were served right by the
+        // kernel since then; pages that are not local were not.
+        if !attached.source.layout().local {
+            return Err(Error::HandlerDead);
+        }
+        let registered = attached.register_file(tools);
+        let filled = registered.and_then(|()| self.fill_absent(tools));
+        // In any case: nobody would serve who faults now.
+        filled.and(self.release(tools))
+    }
+
+    /// Brings in all that is not in yet.
+    fn fill_absent(&mut self, tools: Tools<'_>) -> Result<(), Error> {
+        let attached = self.attached.as_ref().ok_or(Error::NotAttached)?;
         let source = attached.source.clone();
         let layout = source.layout();
         let data_op = if layout.local { Op::Continue } else { Op::Copy };
-        if !attached.registered {
-            if self.faults.absent(0).is_none() {
-                return Ok(());
-            }
-            // Released by `give_up`. Pages of a memory file were served right by the kernel since
-            // then; pages that are not local were not.
-            if !layout.local {
-                return Err(Error::HandlerDead);
-            }
-            let (address, bytes) = (attached.range.address(), attached.range.bytes());
-            tools.fd.register(address, bytes, Mode::MinorAndMissing)?;
-        }
         let mut from = 0;
         while let Some(run) = self.faults.absent(from) {
             from = run.end;
@@ -169,7 +207,7 @@ impl Session {
             });
             result?;
         }
-        self.release(tools)
+        Ok(())
     }
 
     /// Blanks the range and forgets the snapshot.
@@ -199,9 +237,7 @@ impl Session {
         let Some(attached) = &self.attached else {
             return;
         };
-        let mut fill = self
-            .faults
-            .fault(attached.source.layout(), page, event.kind);
+        let mut fill = self.faults.fault(attached.layout(page), page, event.kind);
         if attached.failed && fill.op == Op::Copy {
             fill.op = Op::Zero;
         }
@@ -340,10 +376,7 @@ impl Filler<'_> {
                     retries += 1;
                     thread::yield_now();
                 }
-                Progress::Again => return Err(self.error(*op, at..pages.end, libc::EAGAIN)),
-                Progress::Absent => return Err(self.error(*op, at..pages.end, libc::EFAULT)),
-                Progress::Gone => return Err(self.error(*op, at..pages.end, libc::ENOENT)),
-                Progress::Failed(errno) => return Err(self.error(*op, at..pages.end, errno)),
+                failed => return Err(self.error(*op, at..pages.end, failed)),
             }
         }
         if skipped && self.wake {
@@ -386,7 +419,7 @@ impl Filler<'_> {
         }
     }
 
-    fn error(&self, op: Op, pages: std::ops::Range<u64>, errno: i32) -> Error {
+    fn error(&self, op: Op, pages: Range<u64>, failed: Progress) -> Error {
         let operation = match op {
             Op::Continue => "UFFDIO_CONTINUE",
             Op::Zero => "UFFDIO_ZEROPAGE",
@@ -394,11 +427,11 @@ impl Filler<'_> {
         };
         let address = self.attached.range.page(pages.start);
         let bytes = (pages.end - pages.start) * PAGE_BYTES;
-        Error::io(
-            operation,
-            address,
-            bytes,
-            std::io::Error::from_raw_os_error(errno),
-        )
+        fill_error(operation, address, bytes, failed)
     }
+}
+
+fn fill_error(operation: &'static str, address: u64, bytes: u64, failed: Progress) -> Error {
+    let error = io::Error::from_raw_os_error(failed.errno());
+    Error::io(operation, address, bytes, error)
 }

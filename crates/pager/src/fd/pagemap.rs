@@ -1,4 +1,4 @@
-//! Which pages of a range are private now, from `/proc/self/pagemap`.
+//! Which pages of a range are private, or there at all, from `/proc/self/pagemap`.
 //!
 //! Source: Linux `Documentation/admin-guide/mm/pagemap.rst` (entry bits, `PAGEMAP_SCAN`) and
 //! `include/uapi/linux/fs.h` (`struct pm_scan_arg`, `PAGE_IS_*`).
@@ -26,6 +26,13 @@ const ENTRY_EXCLUSIVE: u64 = 1 << 56;
 const ENTRY_FILE: u64 = 1 << 61;
 const ENTRY_SWAPPED: u64 = 1 << 62;
 const ENTRY_PRESENT: u64 = 1 << 63;
+
+/// Which pages are looked for.
+#[derive(Clone, Copy, Debug)]
+enum Wanted {
+    Private,
+    Present,
+}
 
 /// Regions fetched by one ioctl.
 const REGIONS_PER_SCAN: usize = 256;
@@ -78,16 +85,33 @@ impl Pagemap {
     /// Pages (counted from the range's start) that are private: written since they were mapped,
     /// or copied in. Where pages arrived write-protected, only those written since.
     pub(crate) fn private_pages(&self, address: u64, bytes: u64) -> Result<Vec<Range<u64>>, Error> {
-        match self.scan(address, bytes) {
+        self.pages(address, bytes, Wanted::Private)
+    }
+
+    /// Pages that are in the page table, whoever brought them in, counted likewise.
+    pub(crate) fn present_pages(&self, address: u64, bytes: u64) -> Result<Vec<Range<u64>>, Error> {
+        self.pages(address, bytes, Wanted::Present)
+    }
+
+    fn pages(&self, address: u64, bytes: u64, wanted: Wanted) -> Result<Vec<Range<u64>>, Error> {
+        match self.scan(address, bytes, wanted) {
             // Before Linux 6.7.
             Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => self
-                .read_entries(address, bytes)
+                .read_entries(address, bytes, wanted)
                 .map_err(|error| Error::io("read(/proc/self/pagemap)", address, bytes, error)),
             result => result.map_err(|error| Error::io("PAGEMAP_SCAN", address, bytes, error)),
         }
     }
 
-    fn scan(&self, address: u64, bytes: u64) -> io::Result<Vec<Range<u64>>> {
+    fn scan(&self, address: u64, bytes: u64, wanted: Wanted) -> io::Result<Vec<Range<u64>>> {
+        let (category_inverted, category_mask) = match wanted {
+            Wanted::Present => (0, 0),
+            // Without write-protection every present page counts as "written" to the kernel.
+            Wanted::Private => (
+                PAGE_IS_FILE | PAGE_IS_PFNZERO,
+                PAGE_IS_FILE | PAGE_IS_PFNZERO | PAGE_IS_WRITTEN,
+            ),
+        };
         let mut regions = [PageRegion::default(); REGIONS_PER_SCAN];
         let mut runs = Runs::default();
         let mut arg = ScanArg {
@@ -96,9 +120,8 @@ impl Pagemap {
             end: address + bytes,
             vec: regions.as_mut_ptr() as u64,
             vec_len: REGIONS_PER_SCAN as u64,
-            category_inverted: PAGE_IS_FILE | PAGE_IS_PFNZERO,
-            // Without write-protection every present page counts as "written" to the kernel.
-            category_mask: PAGE_IS_FILE | PAGE_IS_PFNZERO | PAGE_IS_WRITTEN,
+            category_inverted,
+            category_mask,
             category_anyof_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
             return_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
             ..ScanArg::default()
@@ -124,7 +147,19 @@ impl Pagemap {
 
     /// The same by reading the table. Does not know about write protection, so pages that were
     /// copied in all count; the caller never write-protects on kernels that need this.
-    fn read_entries(&self, address: u64, bytes: u64) -> io::Result<Vec<Range<u64>>> {
+    fn read_entries(
+        &self,
+        address: u64,
+        bytes: u64,
+        wanted: Wanted,
+    ) -> io::Result<Vec<Range<u64>>> {
+        let (mask, value) = match wanted {
+            Wanted::Present => (ENTRY_PRESENT, ENTRY_PRESENT),
+            Wanted::Private => (
+                ENTRY_PRESENT | ENTRY_EXCLUSIVE | ENTRY_FILE,
+                ENTRY_PRESENT | ENTRY_EXCLUSIVE,
+            ),
+        };
         let first = address / PAGE_BYTES;
         let pages = bytes / PAGE_BYTES;
         let mut buffer = vec![0; ENTRIES_PER_READ * 8];
@@ -136,9 +171,7 @@ impl Pagemap {
             self.0.read_exact_at(buffer, (first + at) * 8)?;
             for (page, entry) in (at..).zip(buffer.as_chunks::<8>().0) {
                 let entry = u64::from_ne_bytes(*entry);
-                let own = entry & (ENTRY_PRESENT | ENTRY_EXCLUSIVE | ENTRY_FILE)
-                    == ENTRY_PRESENT | ENTRY_EXCLUSIVE;
-                if own || entry & ENTRY_SWAPPED != 0 {
+                if entry & mask == value || entry & ENTRY_SWAPPED != 0 {
                     runs.add(page..page + 1);
                 }
             }
@@ -179,13 +212,14 @@ mod tests {
         let file = MemoryFile::for_tests(PAGES, &[0..700]);
         let range = HostRange::for_tests(PAGES);
         range.map_file(&file).unwrap();
-        let mut written = Vec::new();
+        let (mut touched, mut written) = (Vec::new(), Vec::new());
         for page in 0..PAGES {
             match page % 7 {
                 0 | 3 => range.write_for_tests(page),
                 1 | 4 => _ = range.read_for_tests(page),
                 _ => continue,
             }
+            touched.push(page);
             if page % 7 == 0 || page % 7 == 3 {
                 written.push(page);
             }
@@ -193,10 +227,20 @@ mod tests {
         let pagemap = Pagemap::of_this_process().unwrap();
         let flat = |ranges: Vec<Range<u64>>| ranges.into_iter().flatten().collect::<Vec<_>>();
         let (address, bytes) = (range.address(), range.bytes());
-        assert_eq!(flat(pagemap.read_entries(address, bytes).unwrap()), written);
-        match pagemap.scan(address, bytes) {
-            Ok(runs) => assert_eq!(flat(runs), written),
-            Err(error) => assert_eq!(error.raw_os_error(), Some(libc::ENOTTY), "{error}"),
+        let read = |wanted| flat(pagemap.read_entries(address, bytes, wanted).unwrap());
+        assert_eq!(read(Wanted::Private), written);
+        // The kernel brings in neighbours as well.
+        let present = read(Wanted::Present);
+        assert!(touched.iter().all(|page| present.contains(page)));
+        assert!(
+            present.len() < PAGES as usize,
+            "nobody asked for the holes between"
+        );
+        for (wanted, expected) in [(Wanted::Private, written), (Wanted::Present, present)] {
+            match pagemap.scan(address, bytes, wanted) {
+                Ok(runs) => assert_eq!(flat(runs), expected),
+                Err(error) => assert_eq!(error.raw_os_error(), Some(libc::ENOTTY), "{error}"),
+            }
         }
     }
 
@@ -217,7 +261,7 @@ mod tests {
         );
         assert_eq!(
             pagemap
-                .read_entries(range.address(), range.bytes())
+                .read_entries(range.address(), range.bytes(), Wanted::Private)
                 .unwrap(),
             [9..10]
         );

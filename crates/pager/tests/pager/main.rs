@@ -9,5 +9,7 @@
 mod content;
 mod cycles;
 mod failures;
+mod policies;
 mod rig;
+mod staging;
 mod working_set;
