@@ -19,7 +19,10 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("pool", &["abi", "vmm", "snapshot", "pager"]),
     ("server", &["pool"]),
     ("benches", &["abi", "pool", "vmm", "snapshot", "pager"]),
-    ("cli", &["server", "pool", "vmm", "snapshot", "pager"]),
+    (
+        "cli",
+        &["benches", "server", "pool", "vmm", "snapshot", "pager"],
+    ),
     ("xtask", &[]),
 ];
 
