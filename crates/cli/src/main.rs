@@ -15,6 +15,7 @@ mod progress;
 mod run;
 mod serve;
 mod snapshot;
+mod tune;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;

@@ -125,7 +125,7 @@ impl Machine {
         let region = Arc::clone(self.shell().ok_or_else(lost)?.ram().region());
         let attached = self.pager.attach(&region, function.source(), policy)?;
         timings.memory_us = elapsed_us(begun);
-        timings.replayed_pages = attached.replayed_pages;
+        timings.replayed_pages = attached.replayed_pages + attached.moved_pages;
         if !matches!(self.guest, Guest::Set(_)) {
             let begun = Instant::now();
             self.set_state(function)?;
@@ -230,6 +230,7 @@ impl Machine {
             Ok(false) | Err(_) => self.make_blank(),
         }
         recycled?;
+        function.stage_ahead();
         Ok(learned.flatten())
     }
 
@@ -257,6 +258,12 @@ impl Machine {
             }
         }
         Ok(changed)
+    }
+
+    /// Pages that the clone holds alone.
+    pub(crate) fn private_pages(&self) -> Result<u64, Error> {
+        let touched = self.pager.touched()?;
+        Ok(touched.written.iter().map(|run| run.end - run.start).sum())
     }
 
     /// Parts of the vCPU's state that are not the snapshot's.
