@@ -54,7 +54,7 @@ const UNSAFE: &[(&str, &[&str])] = &[
             "vcpu.rs",
         ],
     ),
-    ("pager", &["fd", "mapping.rs"]),
+    ("pager", &["fd", "huge.rs", "mapping.rs"]),
     ("guest", &["alloc.rs", "port.rs"]),
 ];
 

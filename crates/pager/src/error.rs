@@ -57,8 +57,8 @@ pub enum Error {
         /// Pages of the snapshot.
         snapshot_pages: u64,
     },
-    /// A working-set plan was made for another source: its zero pages may be data here.
-    #[error("the working-set plan was made for another snapshot source")]
+    /// A working-set plan or stage was made for another source: its zero pages may be data here.
+    #[error("the working-set plan or stage was made for another snapshot source")]
     ForeignPlan,
     /// A plan for [`Policy::Eager`](crate::Policy::Eager) leaves pages out that hold data.
     #[error("the plan leaves out pages that hold data, so it cannot be an eager one")]
@@ -71,7 +71,7 @@ pub enum Error {
         /// [`Policy::name`](crate::Policy::name) of the policy.
         policy: &'static str,
     },
-    /// Pages that are not local could not be read.
+    /// Pages of the snapshot could not be read.
     #[error("reading {pages} snapshot pages from page {first_page} failed: {source}")]
     ReadPages {
         /// First page asked for.

@@ -7,8 +7,11 @@
 //!    │
 //!  session   carries fills out on the attached range; replay      (whoever holds the lock)
 //!    ├── faults   pure: which pages does a fault at page p bring in, and how
+//!    ├── plan     pure: what to bring in ahead, in which steps
+//!    │   stage    dense chunks of it, copied ahead for the next attach
 //!    └── fd       userfaultfd and pagemap ioctls       (unsafe)
 //!        mapping  what lies under the guest's range    (unsafe)
+//!        huge     what chunks are staged in            (unsafe)
 //! ```
 //!
 //! A pager belongs to one VM shell and outlives many snapshots. Its descriptor and its thread are
@@ -45,6 +48,8 @@ mod faults;
 mod fd;
 mod handler;
 #[allow(unsafe_code)]
+mod huge;
+#[allow(unsafe_code)]
 mod mapping;
 mod pager;
 mod plan;
@@ -52,6 +57,7 @@ mod policy;
 mod ranges;
 mod session;
 mod source;
+mod stage;
 mod stats;
 mod support;
 
@@ -60,6 +66,7 @@ pub use pager::{OnError, Pager, PagerConfig, Touched};
 pub use plan::WorkingSetPlan;
 pub use policy::Policy;
 pub use source::{ReadPages, Source};
+pub use stage::Stage;
 pub use stats::{AttachStats, Stats};
 pub use support::{Feature, HostSupport, probe};
 

@@ -6,9 +6,12 @@
 //! readable and writable, and always over something that cannot raise SIGBUS: anonymous memory or
 //! a memory file that is sealed against shrinking.
 
+use std::ffi::c_void;
 use std::fs::File;
+use std::io;
 use std::ops::Range;
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
 use std::ptr;
 use std::sync::{Arc, LazyLock};
 
@@ -16,27 +19,50 @@ use rustix::fs::SealFlags;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use vm_memory::{GuestRegionMmap, MmapRegion};
 
-use crate::{Error, PAGE_BYTES};
+use crate::{Error, PAGE_BYTES, ranges};
 
-/// The host range of a guest memory region, kept mapped for as long as this lives.
+/// The host range of a guest memory region, or a part of it, kept mapped for as long as this lives.
 #[derive(Clone, Debug)]
 pub(crate) struct HostRange {
     region: Arc<MmapRegion>,
+    /// Where in the region the range starts, and its length: always within the region.
+    offset_bytes: usize,
+    bytes: usize,
 }
 
 impl HostRange {
     pub(crate) fn new(region: &GuestRegionMmap) -> Self {
+        let region = region.get_mmap();
         Self {
-            region: region.get_mmap(),
+            offset_bytes: 0,
+            bytes: region.size(),
+            region,
         }
     }
 
+    /// Some pages of this range as one of its own.
+    ///
+    /// # Errors
+    /// [`Error::BadRange`] when they are not within this one.
+    pub(crate) fn part(&self, pages: &Range<u64>) -> Result<Self, Error> {
+        ranges::check(
+            "part",
+            std::slice::from_ref(pages),
+            self.bytes() / PAGE_BYTES,
+        )?;
+        Ok(Self {
+            region: Arc::clone(&self.region),
+            offset_bytes: self.offset_bytes + (pages.start * PAGE_BYTES) as usize,
+            bytes: ((pages.end - pages.start) * PAGE_BYTES) as usize,
+        })
+    }
+
     pub(crate) fn address(&self) -> u64 {
-        self.region.as_ptr() as u64
+        self.start() as u64
     }
 
     pub(crate) fn bytes(&self) -> u64 {
-        self.region.size() as u64
+        self.bytes as u64
     }
 
     /// Host address of a page.
@@ -44,19 +70,23 @@ impl HostRange {
         self.address() + page * PAGE_BYTES
     }
 
+    fn start(&self) -> *mut c_void {
+        self.region.as_ptr().wrapping_add(self.offset_bytes).cast()
+    }
+
     /// Puts the file's pages here, privately. Everything that was here before is gone.
     pub(crate) fn map_file(&self, file: &MemoryFile) -> Result<(), Error> {
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
-        // SAFETY: the range is the whole of a live vm-memory mapping (module head); the file is
-        // sealed and, as the caller checked, exactly as long.
+        // SAFETY: the range is within a live vm-memory mapping (module head); the file is sealed
+        // and, as the caller checked, exactly as long as the region.
         let mapped = unsafe {
             rustix::mm::mmap(
-                self.region.as_ptr().cast(),
-                self.region.size(),
+                self.start(),
+                self.bytes,
                 ProtFlags::READ | ProtFlags::WRITE,
                 flags,
                 file.file.as_fd(),
-                0,
+                self.offset_bytes as u64,
             )
         };
         self.check("mmap(memory file)", mapped)
@@ -65,11 +95,11 @@ impl HostRange {
     /// Puts anonymous zero memory here. Everything that was here before is gone.
     pub(crate) fn map_blank(&self) -> Result<(), Error> {
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
-        // SAFETY: the range is the whole of a live vm-memory mapping (module head).
+        // SAFETY: the range is within a live vm-memory mapping (module head).
         let mapped = unsafe {
             rustix::mm::mmap_anonymous(
-                self.region.as_ptr().cast(),
-                self.region.size(),
+                self.start(),
+                self.bytes,
                 ProtFlags::READ | ProtFlags::WRITE,
                 flags,
             )
@@ -79,14 +109,9 @@ impl HostRange {
 
     /// Drops all private pages: what was never touched and what was are the same again.
     pub(crate) fn drop_pages(&self) -> Result<(), Error> {
-        // SAFETY: the range is the whole of a live vm-memory mapping (module head).
-        let dropped = unsafe {
-            rustix::mm::madvise(
-                self.region.as_ptr().cast(),
-                self.region.size(),
-                Advice::LinuxDontNeed,
-            )
-        };
+        // SAFETY: the range is within a live vm-memory mapping (module head).
+        let dropped =
+            unsafe { rustix::mm::madvise(self.start(), self.bytes, Advice::LinuxDontNeed) };
         self.check("madvise(DONTNEED)", dropped)
     }
 
@@ -166,6 +191,11 @@ impl MemoryFile {
         }
     }
 
+    /// Reads pages into memory of our own; holes are zeros, and stay holes.
+    pub(crate) fn read(&self, first_page: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(buffer, first_page * PAGE_BYTES)
+    }
+
     /// Address of a page in the view and the bytes from there to its end. Only data pages may be
     /// read through it: reading a hole would fill it in the file, for all.
     pub(crate) fn view(&self, page: u64) -> (u64, u64) {
@@ -213,8 +243,6 @@ impl Drop for View {
 
 #[cfg(test)]
 mod for_tests {
-    use std::os::unix::fs::FileExt;
-
     use rustix::fs::MemfdFlags;
     use vm_memory::{Bytes, GuestAddress, MemoryRegionAddress};
 

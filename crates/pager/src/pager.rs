@@ -10,6 +10,7 @@ use vm_memory::GuestRegionMmap;
 use crate::fd::pagemap::Pagemap;
 use crate::handler::{Handler, Shared};
 use crate::mapping::HostRange;
+use crate::session::Session;
 use crate::{AttachStats, Error, Policy, Source, Stats, ranges};
 
 /// Called on the handler's thread when a guest cannot get its right memory any more, before the
@@ -145,34 +146,43 @@ impl Pager {
         let start = Instant::now();
         self.shared.counters.reset();
         self.shared.take_error();
-        let attach = || {
-            session.map(tools, range, source, around_pages)?;
-            let mapped = start.elapsed();
-            if !matches!(policy, Policy::Map) {
-                session.register(tools, record)?;
-            }
+        let mut attach = || {
+            let map = |session: &mut Session| {
+                session.map(tools, range.clone(), source, around_pages)?;
+                let mapped = start.elapsed();
+                if !matches!(policy, Policy::Map) {
+                    session.register(tools, record)?;
+                }
+                Ok(mapped)
+            };
+            let mapped = map(&mut session)?;
             let registered = start.elapsed();
-            let replayed_pages = session.replay(tools, policy.steps())?;
-            Ok((mapped, registered, replayed_pages))
-        };
-        let (mapped, registered, replayed_pages) = match attach() {
-            Ok(done) => done,
-            Err(error) => {
-                // The first error says more.
-                let _ = session.detach(tools);
-                return Err(error);
+            let mut moved_pages = 0;
+            if let Policy::Staged(stage) = policy {
+                // It is only a faster way: whatever keeps it from working, the replay will do.
+                moved_pages = match session.move_in(tools, stage) {
+                    Ok(pages) => pages,
+                    Err(_) => map(&mut session).map(|_| 0)?,
+                };
             }
+            let moved = start.elapsed();
+            let replayed_pages = session.replay(tools, policy.steps(moved_pages > 0))?;
+            let all = start.elapsed();
+            let us = |time: Duration| time.as_micros() as u64;
+            self.shared.counters.attached(all, all - moved);
+            Ok(AttachStats {
+                map_us: us(mapped),
+                register_us: us(registered - mapped),
+                move_us: us(moved - registered),
+                replay_us: us(all - moved),
+                attach_us: us(all),
+                moved_pages,
+                replayed_pages,
+            })
         };
-        let all = start.elapsed();
-        let replay = all - registered;
-        self.shared.counters.attached(all, replay);
-        let us = |time: Duration| time.as_micros() as u64;
-        Ok(AttachStats {
-            map_us: us(mapped),
-            register_us: us(registered - mapped),
-            replay_us: us(replay),
-            attach_us: us(all),
-            replayed_pages,
+        attach().inspect_err(|_| {
+            // The first error says more.
+            let _ = session.detach(tools);
         })
     }
 
@@ -277,42 +287,98 @@ mod tests {
     use vm_memory::{Bytes, GuestAddress, MemoryRegionAddress};
 
     use super::*;
-    use crate::PAGE_BYTES;
     use crate::mapping::MemoryFile;
+    use crate::{PAGE_BYTES, Stage, WorkingSetPlan};
+
+    const PAGES: u64 = 2048;
+    const DATA: Range<u64> = 10..1400;
+
+    fn guest_and_source() -> (GuestRegionMmap, Source) {
+        let file = MemoryFile::for_tests(PAGES, &[DATA]).into_file();
+        let source = Source::shared(file, PAGES, Arc::new([DATA])).unwrap();
+        let bytes = source.length_bytes() as usize;
+        let guest = GuestRegionMmap::from_range(GuestAddress(0), bytes, None).unwrap();
+        (guest, source)
+    }
+
+    fn read(guest: &GuestRegionMmap, page: u64) -> u64 {
+        let at = MemoryRegionAddress(page * PAGE_BYTES);
+        guest.read_obj(at).unwrap()
+    }
+
+    fn is_pristine(guest: &GuestRegionMmap) -> bool {
+        let expected = |page| if DATA.contains(&page) { page + 1 } else { 0 };
+        (0..PAGES).all(|page| read(guest, page) == expected(page))
+    }
 
     /// However the handler of a shared source dies, its guest goes on with the right memory.
     #[test]
     fn a_shared_source_survives_its_handler() {
-        const PAGES: u64 = 128;
-        let file = MemoryFile::for_tests(PAGES, &[10..90]).into_file();
-        let source = Source::shared(file, PAGES, Arc::new([10..90])).unwrap();
-        let bytes = source.length_bytes() as usize;
-        let guest = GuestRegionMmap::from_range(GuestAddress(0), bytes, None).unwrap();
-        let read = |page| {
-            guest
-                .read_obj::<u64>(MemoryRegionAddress(page * PAGE_BYTES))
-                .unwrap()
-        };
-        let expected = |page| {
-            if (10..90).contains(&page) {
-                page + 1
-            } else {
-                0
+        let (guest, source) = guest_and_source();
+        let stage = Arc::new(Stage::new(&source, &[600..700], &[20..30], 1).unwrap());
+        let plan = WorkingSetPlan::new(&source, &[600..700], &[20..30]).unwrap();
+        let eager = WorkingSetPlan::eager(&source, &[20..30]).unwrap();
+        let policies = [
+            Policy::Lazy,
+            Policy::Record,
+            Policy::WorkingSet(Arc::new(plan)),
+            Policy::Staged(Arc::clone(&stage)),
+            Policy::Eager(Arc::new(eager)),
+            Policy::Map,
+        ];
+        for policy in &policies {
+            for populate in [false, true] {
+                stage.refill().unwrap();
+                let mut pager = Pager::new(PagerConfig::default()).unwrap();
+                let attach = pager.attach(&guest, &source, policy).unwrap();
+                let staged = matches!(policy, Policy::Staged(_));
+                assert_eq!(attach.moved_pages, if staged { 512 } else { 0 });
+                assert_eq!(read(&guest, 20), 21);
+                pager.shared.give_up(Error::HandlerDead);
+                assert_eq!(read(&guest, 40), 41);
+                if populate {
+                    pager.populate().unwrap();
+                    let touched = pager.touched().unwrap();
+                    let all = [touched.read, touched.written].concat();
+                    assert_eq!(ranges::normalize(&all), [0..PAGES]);
+                }
+                assert!(is_pristine(&guest), "{}", policy.name());
+                let refused = pager.attach(&guest, &source, policy);
+                assert!(matches!(refused, Err(Error::HandlerDead)), "{refused:?}");
+                assert!(pager.take_error().is_some());
             }
-        };
-        for populate in [false, true] {
-            let mut pager = Pager::new(PagerConfig::default()).unwrap();
-            pager.attach(&guest, &source, &Policy::Lazy).unwrap();
-            assert_eq!(read(20), 21);
-            pager.shared.give_up(Error::HandlerDead);
-            assert_eq!(read(40), 41);
-            if populate {
-                pager.populate().unwrap();
-            }
-            assert!((0..PAGES).all(|page| read(page) == expected(page)));
-            let refused = pager.attach(&guest, &source, &Policy::Lazy);
-            assert!(matches!(refused, Err(Error::HandlerDead)), "{refused:?}");
-            assert!(pager.take_error().is_some());
         }
+    }
+
+    /// Staging is only the faster way: where it fails midway, the whole set is replayed.
+    #[test]
+    fn a_set_that_cannot_be_moved_is_replayed() {
+        let (guest, source) = guest_and_source();
+        let stage = Arc::new(Stage::new(&source, &[100..200, 1024..1100], &[20..30], 1).unwrap());
+        let policy = Policy::Staged(Arc::clone(&stage));
+        let whole = WorkingSetPlan::new(&source, &[100..200, 1024..1100], &[20..30]).unwrap();
+        let mut pager = Pager::new(PagerConfig::default()).unwrap();
+        // The set's second half belongs to the third chunk of the guest.
+        for page in [0, 300, 512, 1023] {
+            stage.refill().unwrap();
+            stage.spoil_for_tests(page);
+            let attach = pager.attach(&guest, &source, &policy).unwrap();
+            assert_eq!(
+                (attach.moved_pages, attach.replayed_pages),
+                (0, whole.pages()),
+                "page {page}"
+            );
+            assert_eq!(pager.stats().pages_moved, 0);
+            for page in (20..30).chain(100..200).chain(1024..1100) {
+                assert_eq!(read(&guest, page), page + 1);
+            }
+            assert_eq!(pager.stats().faults_minor, 0);
+            assert!(is_pristine(&guest));
+            assert!(pager.take_error().is_none());
+        }
+        stage.refill().unwrap();
+        let attach = pager.attach(&guest, &source, &policy).unwrap();
+        assert_eq!(attach.moved_pages, 1024);
+        assert!(is_pristine(&guest));
     }
 }

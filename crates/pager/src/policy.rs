@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::faults::Fill;
-use crate::{Error, Source, WorkingSetPlan};
+use crate::{Error, Source, Stage, WorkingSetPlan};
 
 /// How a snapshot's pages get under a guest.
 #[derive(Clone, Debug)]
@@ -16,6 +16,14 @@ pub enum Policy {
     Record,
     /// A recorded working set is put in first; the rest comes in as with [`Policy::Lazy`].
     WorkingSet(Arc<WorkingSetPlan>),
+    /// Where a working set is dense, it is moved in as huge pages that were filled ahead; the rest
+    /// of it is put in, and all else comes in, as with [`Policy::WorkingSet`]. The same goes for
+    /// the dense part while the stage has no set ready, where the kernel cannot move pages (before
+    /// Linux 6.8), and where the guest's range does not start at a multiple of 2 MiB on the host.
+    ///
+    /// All pages of a chunk that was moved in are private and count as written, also in
+    /// [`touched`](crate::Pager::touched): what the run itself wrote there is not known.
+    Staged(Arc<Stage>),
     /// Every page that holds data is put in first, by a plan from [`WorkingSetPlan::eager`]; zero
     /// pages come in as with [`Policy::Lazy`].
     Eager(Arc<WorkingSetPlan>),
@@ -35,6 +43,7 @@ impl Policy {
             Self::Lazy => "lazy",
             Self::Record => "record",
             Self::WorkingSet(_) => "working-set",
+            Self::Staged(_) => "staged",
             Self::Eager(_) => "eager",
             Self::Map => "map",
         }
@@ -43,11 +52,11 @@ impl Policy {
     /// Whether the pages that a run wrote can be told from all others and put back from `source`,
     /// with the rest left in place.
     ///
-    /// Not where pages are not local: each is a copy then, written or not, and would have to be
-    /// fetched anew.
+    /// Not under [`Policy::Staged`], where whole chunks are private, and not where pages are not
+    /// local: each is a copy then, written or not, and would have to be fetched anew.
     #[must_use]
     pub fn can_roll_back(&self, source: &Source) -> bool {
-        source.layout().local
+        source.layout().local && !matches!(self, Self::Staged(_))
     }
 
     /// Whether this can be done with a source.
@@ -56,6 +65,7 @@ impl Policy {
             Self::WorkingSet(plan) | Self::Eager(plan) if !plan.fits(source) => {
                 Err(Error::ForeignPlan)
             }
+            Self::Staged(stage) if !stage.fits(source) => Err(Error::ForeignPlan),
             Self::Eager(plan) if !plan.is_eager() => Err(Error::PartialPlan),
             Self::Map if !source.layout().local => Err(Error::NotShared {
                 policy: self.name(),
@@ -64,11 +74,39 @@ impl Policy {
         }
     }
 
-    /// What is brought in before the guest runs.
-    pub(crate) fn steps(&self) -> &[Fill] {
+    /// What is brought in before the guest runs, once staged chunks were moved in or not.
+    pub(crate) fn steps(&self, chunks_are_in: bool) -> &[Fill] {
         match self {
+            Self::Staged(stage) => stage.steps(chunks_are_in),
             Self::WorkingSet(plan) | Self::Eager(plan) => plan.steps(),
             Self::Lazy | Self::Record | Self::Map => &[],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mapping::MemoryFile;
+
+    #[test]
+    fn names_are_fixed_and_rollback_needs_pages_that_can_be_told_apart() {
+        let file = MemoryFile::for_tests(8, &[]).into_file();
+        let shared = Source::shared(file, 8, Arc::new([])).unwrap();
+        let not_local = Source::not_local(8, Arc::new([]), Arc::new(|_, _| Ok(()))).unwrap();
+        let plan = || Arc::new(WorkingSetPlan::eager(&shared, &[]).unwrap());
+        let stage = Stage::new(&shared, &[], &[], 0).unwrap();
+        for (policy, name, can_roll_back) in [
+            (Policy::Lazy, "lazy", true),
+            (Policy::Record, "record", true),
+            (Policy::WorkingSet(plan()), "working-set", true),
+            (Policy::Staged(Arc::new(stage)), "staged", false),
+            (Policy::Eager(plan()), "eager", true),
+            (Policy::Map, "map", true),
+        ] {
+            assert_eq!(policy.name(), name);
+            assert_eq!(policy.can_roll_back(&shared), can_roll_back, "{name}");
+            assert!(!policy.can_roll_back(&not_local), "{name}");
         }
     }
 }

@@ -1,8 +1,15 @@
 //! One attached snapshot: serves its faults, replays and populates. Always used under its lock.
 
+mod moving;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
 use std::thread;
 
-use crate::faults::{Faults, Fill, Kind, Op};
+use crate::faults::{Faults, Fill, Kind, Layout, Op};
 use crate::fd::{CopySource, FaultEvent, Mode, Progress, Uffd};
 use crate::mapping::{self, HostRange};
 use crate::source::Origin;
@@ -32,6 +39,29 @@ pub(crate) struct Attached {
     note_writes: bool,
     /// Whether the source failed: its pages are zero from then on.
     failed: bool,
+    /// Chunks of a shared source that were moved in: what lies under them is not its file.
+    moved: Arc<[Range<u64>]>,
+}
+
+impl Attached {
+    /// The layout as a fault at `page` finds it.
+    fn layout(&self, page: u64) -> Layout<'_> {
+        let mut layout = self.source.layout();
+        layout.local &= !self.moved.iter().any(|chunk| chunk.contains(&page));
+        layout
+    }
+
+    /// Registers what lies over the source's memory file.
+    fn register_file(&self, tools: Tools<'_>) -> Result<(), Error> {
+        let all = 0..self.source.pages();
+        for part in ranges::subtract(std::slice::from_ref(&all), &self.moved) {
+            let part = self.range.part(&part)?;
+            tools
+                .fd
+                .register(part.address(), part.bytes(), Mode::MinorAndMissing)?;
+        }
+        Ok(())
+    }
 }
 
 /// What is attached, if anything is, and the memory that attachments reuse.
@@ -80,6 +110,7 @@ impl Session {
             registered: false,
             note_writes: false,
             failed: false,
+            moved: Arc::default(),
         });
         Ok(())
     }
@@ -131,9 +162,8 @@ impl Session {
         if !attached.source.layout().local {
             return Err(Error::HandlerDead);
         }
-        let (address, bytes) = (attached.range.address(), attached.range.bytes());
-        tools.fd.register(address, bytes, Mode::MinorAndMissing)?;
-        let filled = self.fill_absent(tools);
+        let registered = attached.register_file(tools);
+        let filled = registered.and_then(|()| self.fill_absent(tools));
         // In any case: nobody would serve who faults now.
         filled.and(self.release(tools))
     }
@@ -186,9 +216,7 @@ impl Session {
         let Some(attached) = &self.attached else {
             return;
         };
-        let mut fill = self
-            .faults
-            .fault(attached.source.layout(), page, event.kind);
+        let mut fill = self.faults.fault(attached.layout(page), page, event.kind);
         if attached.failed && fill.op == Op::Copy {
             fill.op = Op::Zero;
         }
@@ -324,10 +352,7 @@ impl Filler<'_> {
                     retries += 1;
                     thread::yield_now();
                 }
-                Progress::Again => return Err(self.error(*op, at..pages.end, libc::EAGAIN)),
-                Progress::Absent => return Err(self.error(*op, at..pages.end, libc::EFAULT)),
-                Progress::Gone => return Err(self.error(*op, at..pages.end, libc::ENOENT)),
-                Progress::Failed(errno) => return Err(self.error(*op, at..pages.end, errno)),
+                failed => return Err(self.error(*op, at..pages.end, failed)),
             }
         }
         if skipped && self.wake {
@@ -370,7 +395,7 @@ impl Filler<'_> {
         }
     }
 
-    fn error(&self, op: Op, pages: std::ops::Range<u64>, errno: i32) -> Error {
+    fn error(&self, op: Op, pages: Range<u64>, failed: Progress) -> Error {
         let operation = match op {
             Op::Continue => "UFFDIO_CONTINUE",
             Op::Zero => "UFFDIO_ZEROPAGE",
@@ -378,11 +403,11 @@ impl Filler<'_> {
         };
         let address = self.attached.range.page(pages.start);
         let bytes = (pages.end - pages.start) * PAGE_BYTES;
-        Error::io(
-            operation,
-            address,
-            bytes,
-            std::io::Error::from_raw_os_error(errno),
-        )
+        fill_error(operation, address, bytes, failed)
     }
+}
+
+fn fill_error(operation: &'static str, address: u64, bytes: u64, failed: Progress) -> Error {
+    let error = io::Error::from_raw_os_error(failed.errno());
+    Error::io(operation, address, bytes, error)
 }

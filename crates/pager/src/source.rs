@@ -109,6 +109,19 @@ impl Source {
         &self.0.origin
     }
 
+    /// Reads data pages into memory that is no guest's.
+    pub(crate) fn read(&self, first_page: u64, buffer: &mut [u8]) -> Result<(), Error> {
+        match self.origin() {
+            Origin::Shared(file) => file.read(first_page, buffer),
+            Origin::NotLocal(read) => read(first_page, buffer),
+        }
+        .map_err(|source| Error::ReadPages {
+            first_page,
+            pages: buffer.len() as u64 / PAGE_BYTES,
+            source,
+        })
+    }
+
     pub(crate) fn layout(&self) -> Layout<'_> {
         let local = matches!(self.0.origin, Origin::Shared(_));
         Layout {

@@ -10,10 +10,14 @@ pub struct AttachStats {
     pub map_us: u64,
     /// Registering the range with userfaultfd.
     pub register_us: u64,
+    /// Moving staged chunks in.
+    pub move_us: u64,
     /// Replaying the working set.
     pub replay_us: u64,
     /// All of it.
     pub attach_us: u64,
+    /// Pages of staged chunks that were moved in; 0 where none were ready or could be moved.
+    pub moved_pages: u64,
     /// Pages that the replay brought in.
     pub replayed_pages: u64,
 }
@@ -76,6 +80,8 @@ counters! {
     pages_copied,
     /// Pages mapped to the zero page.
     pages_zeroed,
+    /// Pages of staged chunks, moved in.
+    pages_moved,
     /// Pages that the replay brought in; they count above as well.
     replayed_pages,
     /// Fills that the kernel asked to repeat (EAGAIN).

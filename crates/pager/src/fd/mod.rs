@@ -1,6 +1,6 @@
-//! The userfaultfd descriptor: opening, registering, reading events, and the three fill ioctls.
+//! The userfaultfd descriptor: opening, registering, reading events, and the four fill ioctls.
 //!
-//! The `userfaultfd` crate does all but the fills. Its `copy` cannot set the write-protect mode and
+//! The `userfaultfd` crate does all but the fills. It does not have the move, its `copy` cannot set the write-protect mode and
 //! reports a negative count as a huge positive one; its `zeropage` loses a partial count. So the
 //! fills are issued here and all judged by one function, [`progress`].
 //!
@@ -8,6 +8,8 @@
 //! `Documentation/admin-guide/mm/userfaultfd.rst`, `ioctl_userfaultfd(2)`.
 
 pub(crate) mod pagemap;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -16,6 +18,7 @@ use userfaultfd::{Event, EventBuffer, FaultKind, FeatureFlags, RegisterMode, Uff
 
 use crate::Error;
 use crate::faults::Kind;
+use crate::huge::HugeArea;
 
 /// Feature bits of `struct uffdio_api` that the crate does not name.
 pub(crate) const FEATURE_MISSING_SHMEM: u64 = 1 << 5;
@@ -28,10 +31,12 @@ pub(crate) const FEATURE_MOVE: u64 = 1 << 16;
 const UFFDIO_COPY: libc::c_ulong = 0xc028_aa03;
 /// `_IOWR(0xAA, 4, struct uffdio_zeropage)`.
 const UFFDIO_ZEROPAGE: libc::c_ulong = 0xc020_aa04;
+/// `_IOWR(0xAA, 5, struct uffdio_move)`.
+const UFFDIO_MOVE: libc::c_ulong = 0xc028_aa05;
 /// `_IOWR(0xAA, 7, struct uffdio_continue)`.
 const UFFDIO_CONTINUE: libc::c_ulong = 0xc020_aa07;
 
-/// The `DONTWAKE` mode bit, the same one in all three fills.
+/// The `DONTWAKE` mode bit, the same one in all fills.
 const MODE_DONTWAKE: u64 = 1 << 0;
 /// `UFFDIO_COPY_MODE_WP`: the page arrives write-protected.
 const COPY_MODE_WP: u64 = 1 << 1;
@@ -39,14 +44,14 @@ const COPY_MODE_WP: u64 = 1 << 1;
 /// Events taken out of the kernel by one read.
 const EVENTS_PER_READ: usize = 16;
 
-/// `struct uffdio_copy`.
+/// `struct uffdio_copy` and `struct uffdio_move`, which have one layout.
 #[repr(C)]
 struct CopyArg {
     dst: u64,
     src: u64,
     len: u64,
     mode: u64,
-    copied: i64,
+    filled: i64,
 }
 
 /// `struct uffdio_zeropage` and `struct uffdio_continue`, which have one layout.
@@ -73,6 +78,20 @@ pub(crate) enum Progress {
     Again,
     /// Another errno.
     Failed(i32),
+}
+
+impl Progress {
+    /// The errno of a fill that came to nothing; 0 for one that did not.
+    pub(crate) fn errno(self) -> i32 {
+        match self {
+            Self::Bytes(_) => 0,
+            Self::Present => libc::EEXIST,
+            Self::Absent => libc::EFAULT,
+            Self::Gone => libc::ENOENT,
+            Self::Again => libc::EAGAIN,
+            Self::Failed(errno) => errno,
+        }
+    }
 }
 
 /// Judges a fill: its errno (0 if it succeeded), the count it left, and the bytes asked for.
@@ -117,6 +136,8 @@ pub(crate) struct Uffd {
     inner: userfaultfd::Uffd,
     /// Whether the kernel can note writes without raising events (Linux 6.7).
     pub(crate) notes_writes: bool,
+    /// Whether the kernel can move pages in (Linux 6.8).
+    pub(crate) moves: bool,
 }
 
 /// Opens a descriptor with exactly `features`; faults from kernel mode (KVM's) included.
@@ -132,17 +153,19 @@ pub(crate) fn open(features: u64) -> Result<userfaultfd::Uffd, userfaultfd::Erro
 impl Uffd {
     /// Opens the descriptor for a pager.
     pub(crate) fn new() -> Result<Self, userfaultfd::Error> {
-        let needed = FEATURE_MISSING_SHMEM | FEATURE_MINOR_SHMEM;
-        match open(needed | FEATURE_WP_ASYNC) {
-            Ok(inner) => Ok(Self {
-                inner,
-                notes_writes: true,
-            }),
-            Err(_) => Ok(Self {
-                inner: open(needed)?,
-                notes_writes: false,
-            }),
-        }
+        // A kernel that lacks a feature refuses all, and the younger came after the older.
+        Self::with(FEATURE_WP_ASYNC | FEATURE_MOVE)
+            .or_else(|_| Self::with(FEATURE_WP_ASYNC))
+            .or_else(|_| Self::with(0))
+    }
+
+    /// Opens the descriptor with what is needed and more.
+    fn with(more_features: u64) -> Result<Self, userfaultfd::Error> {
+        Ok(Self {
+            inner: open(FEATURE_MISSING_SHMEM | FEATURE_MINOR_SHMEM | more_features)?,
+            notes_writes: more_features & FEATURE_WP_ASYNC != 0,
+            moves: more_features & FEATURE_MOVE != 0,
+        })
     }
 
     /// Registers a mapped range.
@@ -247,13 +270,37 @@ impl Uffd {
             src,
             len: bytes,
             mode,
-            copied: 0,
+            filled: 0,
         };
         // SAFETY: the request takes this struct and writes it only. The kernel checks the source
         // itself (EFAULT) and fills nothing but absent pages of ranges registered with this
         // descriptor, which are guest memory.
         let result = unsafe { libc::ioctl(self.inner.as_raw_fd(), UFFDIO_COPY, &raw mut arg) };
-        progress(errno_of(result), arg.copied, bytes)
+        progress(errno_of(result), arg.filled, bytes)
+    }
+
+    /// Moves pages of `area`, from `offset_bytes` on, into absent pages of anonymous memory; they
+    /// are absent from the area then. Wakes nobody. Whole huge pages move as such.
+    pub(crate) fn fill_move(
+        &self,
+        address: u64,
+        area: &HugeArea,
+        offset_bytes: u64,
+        bytes: u64,
+    ) -> Progress {
+        let bytes = bytes.min(area.bytes().saturating_sub(offset_bytes));
+        let mut arg = CopyArg {
+            dst: address,
+            src: area.address() + offset_bytes,
+            len: bytes,
+            mode: MODE_DONTWAKE,
+            filled: 0,
+        };
+        // SAFETY: the request takes this struct and writes it only. The source lies within the
+        // area, whose content nobody borrows while it is borrowed here. The kernel fills nothing
+        // but absent pages of ranges registered with this descriptor, which are guest memory.
+        let result = unsafe { libc::ioctl(self.inner.as_raw_fd(), UFFDIO_MOVE, &raw mut arg) };
+        progress(errno_of(result), arg.filled, bytes)
     }
 }
 
@@ -310,41 +357,4 @@ fn uffd_error(
     error: userfaultfd::Error,
 ) -> Error {
     Error::io(operation, address, length_bytes, io_error(error))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_negated_errno_is_never_taken_for_a_count() {
-        let negated = -i64::from(libc::EAGAIN);
-        assert_eq!(progress(libc::EAGAIN, negated, 65536), Progress::Again);
-        // What a cast of that count to an unsigned number and back would look like.
-        assert_eq!(
-            progress(libc::EAGAIN, negated as usize as i64, 65536),
-            Progress::Again
-        );
-        assert_eq!(progress(libc::EAGAIN, 65536 + 4096, 65536), Progress::Again);
-        assert_eq!(progress(0, i64::MAX, 65536), Progress::Again);
-    }
-
-    #[test]
-    fn partial_and_full_counts_are_progress() {
-        assert_eq!(progress(libc::EAGAIN, 8192, 65536), Progress::Bytes(8192));
-        assert_eq!(progress(0, 65536, 65536), Progress::Bytes(65536));
-    }
-
-    #[test]
-    fn errnos_keep_their_meaning() {
-        for (errno, meaning) in [
-            (libc::EEXIST, Progress::Present),
-            (libc::EFAULT, Progress::Absent),
-            (libc::ENOENT, Progress::Gone),
-            (libc::ESRCH, Progress::Gone),
-            (libc::ENOMEM, Progress::Failed(libc::ENOMEM)),
-        ] {
-            assert_eq!(progress(errno, -i64::from(errno), 4096), meaning);
-        }
-    }
 }

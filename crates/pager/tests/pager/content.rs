@@ -11,7 +11,7 @@ use dormouse_pager::{PAGE_BYTES, PagerConfig, Policy, WorkingSetPlan};
 
 use vm_memory::{Bytes, MemoryRegionAddress};
 
-use crate::rig::{Random, Snapshot, flat, pager, with};
+use crate::rig::{Random, Snapshot, StopReaders, flat, pager, with};
 
 #[test]
 fn lazy_content_is_equal_in_random_order() {
@@ -174,15 +174,6 @@ fn different_snapshots_follow_each_other_under_one_shell() {
         }
     }
     assert!(pager.take_error().is_none());
-}
-
-/// Ends the readers also when an assertion fails.
-struct StopReaders<'a>(&'a AtomicBool);
-
-impl Drop for StopReaders<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// Readers that do not stop for attach and detach see the page of some snapshot or a blank one.

@@ -3,32 +3,11 @@
 //! The process is watched as a whole, so this file's one leak test runs itself again in a process
 //! of its own, where no other test opens and closes things meanwhile.
 
-use std::process::Command;
 use std::sync::Arc;
 
-use dormouse_pager::{Policy, WorkingSetPlan, probe};
+use dormouse_pager::{Policy, Stage, WorkingSetPlan, probe};
 
-use crate::rig::{Random, Snapshot, pager};
-
-const ALONE: &str = "DORMOUSE_PAGER_TEST_ALONE";
-
-fn alone(test: &str) -> bool {
-    if std::env::var_os(ALONE).is_some() {
-        return true;
-    }
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture"])
-        .env(ALONE, "1")
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success() && text.contains("1 passed"),
-        "{text}\n{errors}"
-    );
-    false
-}
+use crate::rig::{Random, Snapshot, alone, pager};
 
 /// Descriptors, threads and mappings of this process.
 fn possessions() -> (usize, usize, usize) {
@@ -54,7 +33,7 @@ fn two_thousand_attachments_leak_nothing() {
     if !alone("cycles::two_thousand_attachments_leak_nothing") {
         return;
     }
-    let snapshot = Snapshot::random(512, &mut Random::new(7));
+    let snapshot = Snapshot::random(1024, &mut Random::new(7));
     let sources = [snapshot.shared(), snapshot.not_local()];
     let policies: Vec<_> = sources
         .iter()
@@ -63,17 +42,25 @@ fn two_thousand_attachments_leak_nothing() {
             Policy::WorkingSet(Arc::new(plan))
         })
         .collect();
+    let stages = sources
+        .each_ref()
+        .map(|source| Arc::new(Stage::new(source, &[0..200], &[100..120], 1).unwrap()));
     let (mut pager, guest) = (pager(), snapshot.guest());
     let mut random = Random::new(8);
     let mut early = None;
     for cycle in 0..2000 {
         let which = cycle % 2;
-        let policy = if cycle % 5 == 0 {
-            &Policy::Record
-        } else {
-            &policies[which]
+        let policy = match cycle % 6 {
+            0 => Policy::Record,
+            1 | 2 => {
+                stages[which].refill().unwrap();
+                Policy::Staged(Arc::clone(&stages[which]))
+            }
+            // The local one.
+            4 => Policy::Map,
+            _ => policies[which].clone(),
         };
-        pager.attach(&guest.0, &sources[which], policy).unwrap();
+        pager.attach(&guest.0, &sources[which], &policy).unwrap();
         for _ in 0..10 {
             let page = random.below(snapshot.pages);
             guest.poke(page, 1);
@@ -82,9 +69,11 @@ fn two_thousand_attachments_leak_nothing() {
             pager.detach();
         }
         if cycle == 200 {
+            pager.detach();
             early = Some((possessions(), resident_kib()));
         }
     }
+    pager.detach();
     let (early, early_kib) = early.unwrap();
     assert_eq!(possessions(), early);
     assert!(

@@ -11,4 +11,5 @@ mod cycles;
 mod failures;
 mod policies;
 mod rig;
+mod staging;
 mod working_set;

@@ -4,12 +4,16 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use dormouse_pager::{PAGE_BYTES, Pager, PagerConfig, Source};
 use rustix::fs::{MemfdFlags, SealFlags};
-use vm_memory::{Bytes, GuestAddress, GuestRegionMmap, MemoryRegionAddress};
+use rustix::mm::{Advice, MapFlags, ProtFlags};
+use vm_memory::{
+    Bytes, GuestAddress, GuestMemoryRegion, GuestRegionMmap, MemoryRegionAddress, MmapRegion,
+};
 
 /// A small generator, so that each case can be repeated from its seed.
 pub(crate) struct Random(u64);
@@ -118,6 +122,26 @@ impl Snapshot {
         [("shared", self.shared()), ("not local", self.not_local())]
     }
 
+    /// A guest so many bytes behind a multiple of 2 MiB in the host's address space.
+    pub(crate) fn guest_at(&self, offset_bytes: u64) -> Guest {
+        const HUGE_BYTES: usize = 2 << 20;
+        let bytes = (self.pages * PAGE_BYTES) as usize;
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice. It is never unmapped.
+        let mapped = unsafe {
+            rustix::mm::mmap_anonymous(std::ptr::null_mut(), bytes + 2 * HUGE_BYTES, prot, flags)
+        }
+        .unwrap();
+        let skipped = mapped.cast::<u8>().align_offset(HUGE_BYTES) + offset_bytes as usize;
+        let start = mapped.cast::<u8>().wrapping_add(skipped);
+        // SAFETY: within the mapping above, which is two huge pages longer.
+        let region =
+            unsafe { MmapRegion::build_raw(start, bytes, prot.bits() as i32, flags.bits() as i32) };
+        let region = GuestRegionMmap::new(region.unwrap(), GuestAddress(0x1120_0000));
+        Guest(Arc::new(region.unwrap()))
+    }
+
     pub(crate) fn guest(&self) -> Guest {
         let bytes = (self.pages * PAGE_BYTES) as usize;
         // A base that is not 0: pages must count from the region, not from guest-physical 0.
@@ -149,6 +173,21 @@ impl Guest {
             .read_slice(&mut bytes, MemoryRegionAddress(page * PAGE_BYTES))
             .unwrap();
         bytes
+    }
+
+    /// Host address of its first page.
+    pub(crate) fn address(&self) -> u64 {
+        self.0.as_ptr() as u64
+    }
+
+    /// Takes pages away, as somebody may who has the same mapping.
+    pub(crate) fn drop_pages(&self, pages: &Range<u64>) {
+        let at = MemoryRegionAddress(pages.start * PAGE_BYTES);
+        let bytes = ((pages.end - pages.start) * PAGE_BYTES) as usize;
+        let slice = self.0.get_slice(at, bytes).unwrap();
+        let address = slice.ptr_guard_mut().as_ptr().cast();
+        // SAFETY: within the region, whose content may change at any time.
+        unsafe { rustix::mm::madvise(address, bytes, Advice::LinuxDontNeed) }.unwrap();
     }
 
     /// One word of a page.
@@ -190,4 +229,57 @@ pub(crate) fn with(config: PagerConfig) -> Pager {
 
 pub(crate) fn flat(ranges: &[Range<u64>]) -> Vec<u64> {
     ranges.iter().cloned().flatten().collect()
+}
+
+/// Ends the readers also when an assertion fails.
+pub(crate) struct StopReaders<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for StopReaders<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+const ALONE: &str = "DORMOUSE_PAGER_TEST_ALONE";
+
+/// Whether this test is alone in its process. If not, runs it again in one of its own, and fails if
+/// it fails there.
+pub(crate) fn alone(test: &str) -> bool {
+    if std::env::var_os(ALONE).is_some() {
+        return true;
+    }
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env(ALONE, "1")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "{text}\n{errors}"
+    );
+    false
+}
+
+/// A mapping of this process.
+#[derive(Debug, Default)]
+pub(crate) struct Map {
+    pub(crate) start: u64,
+    pub(crate) huge_kib: u64,
+}
+
+/// All mappings of this process.
+pub(crate) fn maps() -> Vec<Map> {
+    let mut maps = Vec::new();
+    for line in std::fs::read_to_string("/proc/self/smaps").unwrap().lines() {
+        let (word, rest) = line.split_once([' ', '-']).unwrap();
+        if let Ok(start) = u64::from_str_radix(word, 16) {
+            maps.push(Map { start, huge_kib: 0 });
+        } else if word == "AnonHugePages:" {
+            let map = maps.last_mut().unwrap();
+            map.huge_kib = rest.trim().trim_end_matches(" kB").parse().unwrap();
+        }
+    }
+    maps
 }
