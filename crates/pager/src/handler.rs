@@ -127,6 +127,8 @@ pub(crate) struct Handler {
     tid: Pid,
     /// Where the thread may run when it is not pinned.
     anywhere: CpuSet,
+    /// The core that it is pinned to.
+    core: Mutex<Option<usize>>,
 }
 
 impl Handler {
@@ -159,11 +161,26 @@ impl Handler {
             thread: Some(thread),
             tid,
             anywhere,
+            core: Mutex::new(None),
         })
     }
 
     /// Binds the thread to a core, or frees it.
     pub(crate) fn pin_to(&self, core: Option<usize>) -> Result<(), Error> {
+        self.pin(&mut lock(&self.core), core)
+    }
+
+    /// Binds the thread to the core that the caller runs on.
+    pub(crate) fn follow(&self) -> Result<(), Error> {
+        let core = Some(rustix::thread::sched_getcpu());
+        let mut pinned = lock(&self.core);
+        if *pinned == core {
+            return Ok(());
+        }
+        self.pin(&mut pinned, core)
+    }
+
+    fn pin(&self, pinned: &mut Option<usize>, core: Option<usize>) -> Result<(), Error> {
         let set = match core {
             Some(core) if core < CpuSet::MAX_CPU => {
                 let mut set = CpuSet::new();
@@ -177,7 +194,9 @@ impl Handler {
             None => self.anywhere,
         };
         rustix::thread::sched_setaffinity(Some(self.tid), &set)
-            .map_err(|errno| Error::io("sched_setaffinity(handler)", 0, 0, errno))
+            .map_err(|errno| Error::io("sched_setaffinity(handler)", 0, 0, errno))?;
+        *pinned = core;
+        Ok(())
     }
 
     /// Ends the thread and waits for it.

@@ -241,4 +241,5 @@ fn what_needs_an_attachment_says_so() {
     assert!(pager.pin_to(Some(1 << 20)).is_err());
     assert!(pager.pin_to(Some(0)).is_ok());
     assert!(pager.pin_to(None).is_ok());
+    assert!(pager.follow().is_ok());
 }

@@ -3,13 +3,15 @@
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
-use dormouse_pager::{Error, Policy, WorkingSetPlan};
+use dormouse_pager::{Error, PAGE_BYTES, PagerConfig, Policy, WorkingSetPlan};
+use rustix::process::Pid;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-use crate::rig::{Random, Snapshot, flat, pager};
+use crate::rig::{Random, Snapshot, flat, pager, with};
 
 /// Pages that hold anything in the shared file.
 fn file_pages(snapshot: &Snapshot) -> u64 {
-    snapshot.file.metadata().unwrap().blocks() * 512 / dormouse_pager::PAGE_BYTES
+    snapshot.file.metadata().unwrap().blocks() * 512 / PAGE_BYTES
 }
 
 #[test]
@@ -84,6 +86,52 @@ fn populate_completes_a_mapped_snapshot_and_fills_no_hole() {
         "nothing was left to fault on"
     );
     assert!(pager.take_error().is_none());
+}
+
+/// Where the thread of this name may run.
+fn cores_of(thread: &str) -> CpuSet {
+    for task in std::fs::read_dir("/proc/self/task").unwrap() {
+        let task = task.unwrap();
+        let name = std::fs::read_to_string(task.path().join("comm"));
+        if name.is_ok_and(|name| name.trim() == thread) {
+            let tid = task.file_name().to_string_lossy().parse().unwrap();
+            return sched_getaffinity(Pid::from_raw(tid)).unwrap();
+        }
+    }
+    panic!("no thread {thread}");
+}
+
+#[test]
+fn the_handler_follows_its_caller_from_core_to_core() {
+    const NAME: &str = "follows-me";
+    let snapshot = Snapshot::new(1000, &[0..1000]);
+    let guest = snapshot.guest();
+    let mut pager = with(PagerConfig {
+        name: NAME.to_owned(),
+        ..PagerConfig::default()
+    });
+    pager
+        .attach(&guest.0, &snapshot.shared(), &Policy::Lazy)
+        .unwrap();
+    let anywhere = cores_of(NAME);
+    let cores: Vec<_> = (0..CpuSet::MAX_CPU)
+        .filter(|&core| anywhere.is_set(core))
+        .collect();
+    for (round, &core) in cores.iter().chain(&cores).enumerate().take(100) {
+        let mut here = CpuSet::new();
+        here.set(core);
+        sched_setaffinity(None, &here).unwrap();
+        for _ in 0..2 {
+            pager.follow().unwrap();
+            assert_eq!(cores_of(NAME), here);
+        }
+        guest.assert_pristine(&snapshot, [round as u64 * 10]);
+    }
+    pager.pin_to(None).unwrap();
+    assert_eq!(cores_of(NAME), anywhere);
+    pager.follow().unwrap();
+    assert_eq!(cores_of(NAME).count(), 1, "also after it was let go");
+    sched_setaffinity(None, &anywhere).unwrap();
 }
 
 #[test]
