@@ -116,11 +116,21 @@ impl Dormouse {
     /// Where it does not start.
     #[must_use]
     pub fn serve(&self) -> Serving {
+        self.serve_with(&[])
+    }
+
+    /// The same with more options.
+    ///
+    /// # Panics
+    /// Where it does not start.
+    #[must_use]
+    pub fn serve_with(&self, options: &[&str]) -> Serving {
         let folder = tempfile::tempdir().expect("a folder");
         let url_file = folder.path().join("url");
         let arguments = ["serve", "--listen", "127.0.0.1:0", "--url-file"];
         let mut arguments: Vec<_> = arguments.iter().map(OsStr::new).collect();
         arguments.push(url_file.as_os_str());
+        arguments.extend(options.iter().map(OsStr::new));
         let process = self
             .command(&arguments)
             .stderr(Stdio::null())
@@ -149,6 +159,12 @@ impl Serving {
     #[must_use]
     pub fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn process_id(&self) -> u32 {
+        self.process.id()
     }
 }
 

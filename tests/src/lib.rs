@@ -16,6 +16,7 @@ mod parallel;
 mod process;
 mod server;
 mod snapshots;
+mod trace;
 
 pub use client::{Client, Problem, Reply};
 pub use dormouse::{Dormouse, Ended, Serving};
@@ -25,3 +26,4 @@ pub use parallel::{eventually, in_parallel};
 pub use process::Usage;
 pub use server::{Server, Setup};
 pub use snapshots::{Edited, copy_folder, edit, files_below, unix_ms};
+pub use trace::Trace;

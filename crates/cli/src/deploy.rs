@@ -7,7 +7,7 @@ use anyhow::Result;
 use axum::http::Method;
 use bytes::Bytes;
 use clap::Args;
-use dormouse_pool::FunctionConfig;
+use dormouse_pool::{FunctionConfig, Paging};
 use dormouse_server::{bytes_from_text, config_from_options, query_from_config};
 use serde_json::Value;
 
@@ -41,6 +41,11 @@ pub(crate) struct DeployArgs {
     /// How many invocations may run at once
     #[arg(long, value_name = "NUMBER", default_value_t = 8)]
     concurrency: usize,
+
+    /// How clones get their memory: lazy, working-set, staged, map or eager [default: what was found
+    /// by `dormouse snapshot tune`, or working-set]
+    #[arg(long, value_name = "HOW")]
+    paging: Option<Paging>,
 
     /// How the result is printed
     #[arg(long, value_enum, default_value_t = Format::Table)]
@@ -93,6 +98,7 @@ pub(crate) async fn deploy(args: &DeployArgs) -> Result<()> {
         timeout_ms: millis(args.timeout),
         init_timeout_ms: millis(args.init_timeout),
         concurrency: args.concurrency,
+        paging: args.paging,
         ..args.guest.config(&args.args)?
     };
     let api = Api::open(&args.place)?;

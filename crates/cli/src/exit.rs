@@ -135,7 +135,7 @@ fn classify(code: ErrorCode) -> (Exit, Option<&'static str>) {
             Exit::Protocol,
             Some("check the URL and the server's version"),
         ),
-        E::RequestTimeout | E::QueueFull | E::QueueTimeout | E::Draining => {
+        E::RequestTimeout | E::QueueFull | E::QueueTimeout | E::OverBudget | E::Draining => {
             (Exit::Temporary, Some("try again in a moment"))
         }
         E::HostCannot => (

@@ -16,6 +16,7 @@ mod progress;
 mod run;
 mod serve;
 mod snapshot;
+mod tune;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;

@@ -33,6 +33,13 @@ impl Step {
         }
     }
 
+    /// Says how far the step is, where somebody watches.
+    pub(crate) fn progress(&self, done: usize, all: usize) {
+        if let Some(spinner) = &self.spinner {
+            spinner.set_message(format!("{}: {done} of {all}", self.what));
+        }
+    }
+
     /// Says that the step succeeded, where it took long enough to matter.
     pub(crate) fn done(self) {
         let seconds = self.started.elapsed().as_secs_f64();

@@ -10,14 +10,16 @@ use crate::api::{Api, Place, function_path};
 use crate::deploy::{DeployArgs, deploy};
 use crate::exit::{Exit, Failed};
 use crate::output::{self, Format, Function};
+use crate::tune::{TuneArgs, tune};
 
-/// Makes, lists, inspects and removes snapshots
+/// Makes, lists, inspects, tunes and removes snapshots
 #[derive(Debug, Subcommand)]
 pub(crate) enum SnapshotCommand {
     /// Boots an image and publishes its snapshot; the same as `dormouse deploy`
     Create(DeployArgs),
     Ls(LsArgs),
     Inspect(InspectArgs),
+    Tune(TuneArgs),
     Rm(RmArgs),
 }
 
@@ -67,6 +69,7 @@ pub(crate) async fn snapshot(command: &SnapshotCommand) -> Result<()> {
         SnapshotCommand::Create(args) => deploy(args).await,
         SnapshotCommand::Ls(args) => list(args).await,
         SnapshotCommand::Inspect(args) => inspect(args).await,
+        SnapshotCommand::Tune(args) => tune(args),
         SnapshotCommand::Rm(args) => remove(args).await,
     }
 }

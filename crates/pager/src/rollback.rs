@@ -97,11 +97,12 @@ impl Session {
                 continue;
             }
             range.read_page(page, &mut now);
-            file.read(page, &mut then).map_err(|source| Error::ReadPages {
-                first_page: page,
-                pages: 1,
-                source,
-            })?;
+            file.read(page, &mut then)
+                .map_err(|source| Error::ReadPages {
+                    first_page: page,
+                    pages: 1,
+                    source,
+                })?;
             if (rollback.differs)(&now, &then) {
                 return not;
             }

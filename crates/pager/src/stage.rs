@@ -9,10 +9,10 @@ use crate::{Error, PAGE_BYTES, Source, WorkingSetPlan, ranges};
 
 /// Pages of the working set in a 2 MiB chunk from which on the chunk is staged.
 ///
-/// In an attach, moving is the faster from 10 pages on: a chunk, or several side by side, takes
-/// 20 µs to move, and a page 1.7 µs to replay. Each chunk costs 2 MiB and about 400 µs of copying
-/// ahead, though, so it must save much of that (`cargo run --release -p dormouse-pager --example
-/// cost` measures all three).
+/// An attach is faster from 10 pages on: a chunk, or several side by side, takes 10 to 25 µs to move
+/// in, a page of the set about 2 µs to replay. But each chunk costs 2 MiB and 0.3 to 2 ms of copying
+/// ahead, so it is staged only where it saves near 0.1 ms of each request. (`cargo run --release -p
+/// dormouse-pager --example cost` measures all of these.)
 const DENSE_PAGES: u64 = 50;
 
 /// The dense 2 MiB chunks of one snapshot's working set, ready to be moved under its clones.
@@ -21,8 +21,9 @@ const DENSE_PAGES: u64 = 50;
 /// by [`refill`](Self::refill), and used up by one attach under
 /// [`Policy::Staged`](crate::Policy::Staged). One stage serves all clones of a snapshot.
 ///
-/// A chunk is complete: its pages outside the working set are in as well. What a clone gains in
-/// time, it pays in memory of its own: 2 MiB for each chunk, and as much for each set that waits.
+/// A chunk is complete: its pages outside the working set are in as well. What a request gains in
+/// time is paid in memory, 2 MiB for each chunk of each clone and of each set that waits, and in
+/// more processor time than it saves, although at another time: for hosts that have both to spare.
 #[derive(Debug)]
 pub struct Stage {
     source: Source,

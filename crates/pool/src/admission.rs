@@ -97,18 +97,9 @@ impl Pool {
         if let Some(charge) = budget.try_charge(needed_bytes) {
             return Ok(charge);
         }
-        let config = &self.inner.config;
-        let over_budget = || {
-            function.refuse();
-            Error::over_budget(function.name(), needed_bytes, budget.limit_bytes())
-        };
-        let _waiting = Waiting::begin(function, config.max_queue)?;
-        for (_, function) in self.inner.functions.all() {
-            function.reclaim();
-        }
-        let charge = budget.charge(needed_bytes);
-        let charge = tokio::time::timeout(config.queue_timeout, charge).await;
-        charge.map_err(|_| over_budget())
+        let _waiting = Waiting::begin(function, self.inner.config.max_queue)?;
+        let charge = self.wait_for(function.name(), needed_bytes).await;
+        charge.inspect_err(|_| function.refuse())
     }
 }
 

@@ -6,6 +6,7 @@ use dormouse_snapshot::Manifest;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::paging::Paging;
 
 /// Limits of a whole pool.
 #[derive(Debug, Clone)]
@@ -52,6 +53,8 @@ pub struct FunctionConfig {
     pub init_timeout_ms: u64,
     /// How many invocations of this function may run at once.
     pub concurrency: usize,
+    /// How clones get their memory; [`Paging::default`] where it is not set.
+    pub paging: Option<Paging>,
     /// Guest-physical base address, a multiple of 2 MiB; random where it is not set.
     pub base: Option<u64>,
     /// Arguments of the function's `main`, without the program name.
@@ -84,6 +87,16 @@ impl FunctionConfig {
         Ok(())
     }
 
+    /// Whether a deployment with `self` may keep a snapshot that was made with `stored`. A way of
+    /// paging that was found by measuring stays unless another is asked for.
+    pub(crate) fn is_served_by(&self, stored: &Self) -> bool {
+        let paging = self.paging.or(stored.paging);
+        Self {
+            paging,
+            ..self.clone()
+        } == *stored
+    }
+
     /// The configuration that a snapshot was made with; checked as a user's is, since files lie.
     ///
     /// # Errors
@@ -108,6 +121,7 @@ impl Default for FunctionConfig {
             timeout_ms: 10_000,
             init_timeout_ms: 60_000,
             concurrency: 8,
+            paging: None,
             base: None,
             args: Vec::new(),
             env: Vec::new(),

@@ -18,6 +18,7 @@ use crate::interrupters::Interrupters;
 use crate::machine::Machine;
 use crate::mailbox::Encoded;
 use crate::message::{Outcome, Request, Timings};
+use crate::paging::Paging;
 
 /// One instance of a function, driven by hand: what a [`Pool`](crate::Pool) does for a request, step
 /// by step, on the calling thread. For those who measure the steps or look at what they leave.
@@ -74,13 +75,37 @@ impl Engine {
         Ok(Self { function, machine })
     }
 
+    /// Pages another way from the next restore on.
+    ///
+    /// # Errors
+    /// Where that cannot be prepared; all stays as it is.
+    pub fn set_paging(&mut self, paging: Paging) -> Result<(), Error> {
+        self.function.set_paging(paging)
+    }
+
+    /// Gets ready what the next restore can make use of: a pool does so after each answer.
+    pub fn stage(&mut self) {
+        self.function.stage_ahead();
+    }
+
+    /// Pages that the clone at hand holds alone.
+    ///
+    /// # Errors
+    /// Where the kernel does not tell.
+    pub fn private_pages(&self) -> Result<u64, Error> {
+        self.machine.private_pages()
+    }
+
     /// Records `request` until the working set is known, and stores it with the snapshot.
     ///
     /// # Errors
-    /// As [`Engine::run`].
+    /// As [`Engine::run`]; [`Error::Unanswered`] where the function fails on it.
     pub fn learn(&mut self, request: &Request) -> Result<(), Error> {
         while matches!(self.function.policy(), Policy::Record) {
-            self.run(request)?;
+            let outcome = self.run(request)?;
+            outcome
+                .result
+                .map_err(|failure| Error::Unanswered { failure })?;
             if let Some(set) = self.machine.recycle(&self.function)? {
                 self.function.store_working_set(&set);
             }

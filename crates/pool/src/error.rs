@@ -74,6 +74,12 @@ pub enum Error {
         /// The end of its console.
         console: String,
     },
+    /// The function fails on the request that it was to be measured with.
+    #[error("there is nothing to measure: {failure}; give a payload that it answers")]
+    Unanswered {
+        /// How it failed.
+        failure: Failure,
+    },
     /// The request is over a limit.
     #[error("the request's {what} has {bytes} bytes, at most {limit_bytes} are allowed")]
     RequestTooLarge {

@@ -19,6 +19,7 @@ use crate::instance::Instance;
 use crate::interrupters::Interrupters;
 use crate::learning::{Learning, kept};
 use crate::message::{Outcome, Timings};
+use crate::paging::{Paging, STAGED_SETS};
 use crate::stats::FunctionStats;
 
 /// Snapshots up to this size are kept in memory, shared by all clones; the pages of larger ones are
@@ -45,6 +46,8 @@ pub(crate) struct Function {
     pub(crate) budget: Budget,
     /// For the memory that all clones share.
     _charge: Charge,
+    /// For the chunks that wait to be moved in.
+    staged: Mutex<Charge>,
     /// What runs held of late, at most.
     peak_bytes: AtomicU64,
     /// As many permits as the function may have invocations at once.
@@ -108,7 +111,11 @@ impl Function {
             };
             Source::not_local(memory.pages(), data, Arc::new(read))?
         };
-        let learning = Learning::new(&source, snapshot.working_set)?;
+        let learning = Learning::new(
+            &source,
+            config.paging.unwrap_or_default(),
+            snapshot.working_set,
+        )?;
         let tables = snapshot
             .state
             .vm
@@ -138,6 +145,7 @@ impl Function {
             guests,
             budget: budget.clone(),
             _charge: charge,
+            staged: Mutex::new(budget.empty()),
             peak_bytes: AtomicU64::new(FIRST_RUN_BYTES),
             waiting: AtomicUsize::new(0),
             running: Arc::default(),
@@ -255,6 +263,27 @@ impl Function {
         lock(&self.learning).policy()
     }
 
+    /// Pages another way from now on.
+    pub(crate) fn set_paging(&self, paging: Paging) -> Result<(), Error> {
+        lock(&self.learning).set_paging(&self.source, paging)
+    }
+
+    /// Gets ready what the next clone can make use of: where chunks are to be moved in, they are
+    /// filled, as long as there is memory for them.
+    pub(crate) fn stage_ahead(&self) {
+        let Policy::Staged(stage) = self.policy() else {
+            return;
+        };
+        let set_bytes = stage.set_pages() * dormouse_pager::PAGE_BYTES;
+        if !lock(&self.staged).cover(set_bytes * STAGED_SETS as u64) {
+            return;
+        }
+        // Where it fails, the next clone gets its pages replayed.
+        if let Err(error) = stage.refill() {
+            tracing::debug!(function = %self.name, %error, "nothing was staged");
+        }
+    }
+
     /// How a clone that has run is rolled back; nothing where none may be.
     pub(crate) fn rollback(&self) -> Option<ClonesRollback<'_>> {
         if !self.rolls_back {
@@ -263,6 +292,9 @@ impl Function {
         let learning = lock(&self.learning);
         // A clone that the next run is to be recorded on must be fresh.
         let set = learning.known()?;
+        if !learning.policy().can_roll_back(&self.source) {
+            return None;
+        }
         Some(ClonesRollback {
             tables: self.tables.as_deref()?,
             kept: kept(&set.written),

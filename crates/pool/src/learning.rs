@@ -1,4 +1,4 @@
-//! What a function's invocations touch: recorded, united, replayed, and recorded again once it has
+//! What a function's invocations touch: recorded, united, made use of, and recorded again once it has
 //! changed.
 //!
 //! ```text
@@ -9,11 +9,12 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use dormouse_pager::{Policy, Source, Touched, WorkingSetPlan};
+use dormouse_pager::{Policy, Source, Touched};
 use dormouse_snapshot::WorkingSet;
 
 use crate::error::Error;
 use crate::message::Timings;
+use crate::paging::Paging;
 
 /// How many invocations are recorded before the working set is replayed.
 const RECORDED_RUNS: usize = 3;
@@ -30,6 +31,7 @@ const DRIFT_WINDOW: u64 = 32;
 
 /// How far the working set is known.
 pub(crate) struct Learning {
+    paging: Paging,
     state: State,
     /// What was known before it drifted.
     before: Option<WorkingSet>,
@@ -42,10 +44,10 @@ pub(crate) struct Learning {
 enum State {
     /// What the runs recorded so far touched.
     Recording(Vec<WorkingSet>),
-    /// Known, and replayed.
+    /// Known, and made use of.
     Known {
         set: Arc<WorkingSet>,
-        plan: Arc<WorkingSetPlan>,
+        policy: Policy,
     },
     /// Not to be had; pages come in when they are touched.
     Unknown,
@@ -67,12 +69,17 @@ impl Drift {
 
 impl Learning {
     /// Begins with the set that is stored with the snapshot, if there is one.
-    pub(crate) fn new(source: &Source, known: Option<WorkingSet>) -> Result<Self, Error> {
+    pub(crate) fn new(
+        source: &Source,
+        paging: Paging,
+        known: Option<WorkingSet>,
+    ) -> Result<Self, Error> {
         let state = match known {
-            Some(set) => State::known(source, set)?,
+            Some(set) => State::known(source, paging, Arc::new(set))?,
             None => State::Recording(Vec::new()),
         };
         Ok(Self {
+            paging,
             state,
             before: None,
             window: DRIFT_WINDOW,
@@ -85,9 +92,21 @@ impl Learning {
     pub(crate) fn policy(&self) -> Policy {
         match &self.state {
             State::Recording(_) => Policy::Record,
-            State::Known { plan, .. } => Policy::WorkingSet(Arc::clone(plan)),
+            State::Known { policy, .. } => policy.clone(),
             State::Unknown => Policy::Lazy,
         }
+    }
+
+    /// Pages another way from now on.
+    ///
+    /// # Errors
+    /// Where that cannot be prepared; all stays as it is.
+    pub(crate) fn set_paging(&mut self, source: &Source, paging: Paging) -> Result<(), Error> {
+        if let State::Known { set, .. } = &self.state {
+            self.state = State::known(source, paging, Arc::clone(set))?;
+        }
+        self.paging = paging;
+        Ok(())
     }
 
     /// The set, once it is known.
@@ -110,7 +129,7 @@ impl Learning {
     /// Adds a recorded run. With the last one the set is known: returned to be stored.
     ///
     /// # Errors
-    /// Where the set cannot be replayed; pages come in lazily from then on.
+    /// Where the set cannot be made use of; pages come in lazily from then on.
     pub(crate) fn learn(
         &mut self,
         source: &Source,
@@ -131,7 +150,7 @@ impl Learning {
             set = before.union(&set);
         }
         self.drift = Drift::default();
-        match State::known(source, set.clone()) {
+        match State::known(source, self.paging, Arc::new(set.clone())) {
             Ok(known) => {
                 self.state = known;
                 Ok(Some(set))
@@ -149,6 +168,9 @@ impl Learning {
         let State::Known { set, .. } = &self.state else {
             return false;
         };
+        if !self.paging.predicts() {
+            return false;
+        }
         self.drift.invocations += 1;
         self.drift.faults += timings.faults;
         self.drift.predicted_pages += set.pages();
@@ -170,12 +192,9 @@ impl Learning {
 }
 
 impl State {
-    fn known(source: &Source, set: WorkingSet) -> Result<Self, Error> {
-        let plan = WorkingSetPlan::new(source, &set.read, &set.written)?;
-        Ok(Self::Known {
-            set: Arc::new(set),
-            plan: Arc::new(plan),
-        })
+    fn known(source: &Source, paging: Paging, set: Arc<WorkingSet>) -> Result<Self, Error> {
+        let policy = paging.policy(source, &set)?;
+        Ok(Self::Known { set, policy })
     }
 }
 
@@ -248,7 +267,7 @@ mod tests {
     }
 
     fn learned(runs: [Touched; 3]) -> WorkingSet {
-        let mut learning = Learning::new(&source(), None).unwrap();
+        let mut learning = Learning::new(&source(), Paging::WorkingSet, None).unwrap();
         let learned = runs.map(|run| learning.learn(&source(), run).unwrap());
         let [None, None, Some(set)] = learned else {
             panic!("known too early or too late")
@@ -290,7 +309,7 @@ mod tests {
 
     #[test]
     fn a_set_that_has_drifted_is_recorded_again_on_top() {
-        let mut learning = Learning::new(&source(), None).unwrap();
+        let mut learning = Learning::new(&source(), Paging::WorkingSet, None).unwrap();
         for _ in 0..3 {
             learning.learn(&source(), run(&[1, 2], &[3])).unwrap();
         }

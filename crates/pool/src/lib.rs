@@ -21,13 +21,17 @@ mod learning;
 mod machine;
 mod mailbox;
 mod message;
+mod paging;
 mod pool;
 mod stats;
+mod tune;
 
 pub use admission::Lease;
 pub use config::{FunctionConfig, PoolConfig};
 pub use engine::{Engine, Parts};
 pub use error::{Error, Failure};
 pub use message::{Answer, Header, Outcome, Request, StartType, Timings};
+pub use paging::Paging;
 pub use pool::Pool;
 pub use stats::{Deployed, FunctionInfo, FunctionStats, PoolStats};
+pub use tune::{Spread, TuneConfig, TuneRow, Tuned, set_paging, tune};

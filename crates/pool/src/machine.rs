@@ -39,6 +39,8 @@ pub(crate) struct Machine {
     pub(crate) charge: SharedCharge,
     /// Whether the last run is one for the working set to learn from.
     is_recording: bool,
+    /// Whether the pager will have more to do than to wait.
+    expects_faults: bool,
     _registered: Registered,
 }
 
@@ -91,6 +93,7 @@ impl Machine {
             console: Tail::default(),
             charge,
             is_recording: false,
+            expects_faults: false,
             _registered: registered,
         };
         machine.set_state(function)?;
@@ -120,12 +123,13 @@ impl Machine {
     ) -> Result<(), Error> {
         self.memory = Memory::Used;
         self.is_recording = matches!(policy, Policy::Record);
+        self.expects_faults = !matches!(policy, Policy::Map);
         function.wait_until_unique();
         let begun = Instant::now();
         let region = Arc::clone(self.shell().ok_or_else(lost)?.ram().region());
         let attached = self.pager.attach(&region, function.source(), policy)?;
         timings.memory_us = elapsed_us(begun);
-        timings.replayed_pages = attached.replayed_pages;
+        timings.replayed_pages = attached.replayed_pages + attached.moved_pages;
         if !matches!(self.guest, Guest::Set(_)) {
             let begun = Instant::now();
             self.set_state(function)?;
@@ -188,6 +192,10 @@ impl Machine {
         limit: Duration,
         timings: &mut Timings,
     ) -> Result<Result<Answer, Failure>, Error> {
+        if self.expects_faults {
+            // A fault then wakes a thread on this core. It is only a faster way.
+            let _ = self.pager.follow();
+        }
         let begun = Instant::now();
         let stop = vm.run(begun + limit)?;
         let (result, handler_tsc) = answer(vm, stop, limit);
@@ -230,6 +238,7 @@ impl Machine {
             Ok(false) | Err(_) => self.make_blank(),
         }
         recycled?;
+        function.stage_ahead();
         Ok(learned.flatten())
     }
 
@@ -257,6 +266,12 @@ impl Machine {
             }
         }
         Ok(changed)
+    }
+
+    /// Pages that the clone holds alone.
+    pub(crate) fn private_pages(&self) -> Result<u64, Error> {
+        let touched = self.pager.touched()?;
+        Ok(touched.written.iter().map(|run| run.end - run.start).sum())
     }
 
     /// Parts of the vCPU's state that are not the snapshot's.
@@ -302,6 +317,7 @@ impl Machine {
                     .crossover
                     .rolled_back(stats.copied_pages, begun.elapsed());
                 self.memory = Memory::RolledBack;
+                self.expects_faults = false;
                 function.expect_bytes((stats.copied_pages + stats.dropped_pages) * PAGE_BYTES);
                 let held_bytes = INSTANCE_BYTES + stats.copied_pages * PAGE_BYTES;
                 self.charge.lock().keep(held_bytes);

@@ -152,12 +152,12 @@ impl Pool {
             let Ok(newest) = store.open_newest::<deploy::SavedFunction>(&name) else {
                 return Ok(false);
             };
-            let config = serde_json::to_value(&config)
-                .map_err(|e| Error::internal("storing the configuration")(e.into()))?;
+            let is_same = FunctionConfig::stored(&newest.manifest)
+                .is_ok_and(|stored| config.is_served_by(&stored));
             // A snapshot whose image is damaged is none that may stay: a host that cannot restore it
             // would need the image.
             Ok(newest.manifest.image_digest == Digest::of(&image)
-                && newest.manifest.config == config
+                && is_same
                 && newest.image().is_ok())
         })
         .await
@@ -189,13 +189,35 @@ impl Pool {
 
     /// Reserves a guest's whole memory, of which nobody knows yet how much its start will take.
     async fn memory_to_boot(&self, name: &FunctionName, bytes: u64) -> Result<Charge, Error> {
-        let (budget, config) = (&self.inner.budget, &self.inner.config);
-        let over_budget = || Error::over_budget(name, bytes, budget.limit_bytes());
-        if bytes > budget.limit_bytes() {
-            return Err(over_budget());
+        let budget_bytes = self.inner.budget.limit_bytes();
+        if bytes > budget_bytes {
+            return Err(Error::BadOption {
+                option: "memory",
+                value: format!("{bytes} bytes"),
+                reason: format!(
+                    "all instances together may hold {budget_bytes} bytes (--memory-budget)"
+                ),
+            });
         }
-        let charge = tokio::time::timeout(config.queue_timeout, budget.charge(bytes)).await;
-        charge.map_err(|_| over_budget())
+        self.wait_for(name, bytes).await
+    }
+
+    /// Asks idle instances for their clones' memory and waits until there is as much as that.
+    pub(crate) async fn wait_for(&self, name: &FunctionName, bytes: u64) -> Result<Charge, Error> {
+        for (_, function) in self.inner.functions.all() {
+            function.reclaim();
+        }
+        let budget = &self.inner.budget;
+        let limit = self.inner.config.queue_timeout;
+        let charge = tokio::time::timeout(limit, budget.charge(bytes)).await;
+        charge.map_err(|_| Error::over_budget(name, bytes, budget.limit_bytes()))
+    }
+
+    async fn open_newest(&self, name: &FunctionName) -> Result<Arc<Function>, Error> {
+        let (store, config) = (self.inner.store.clone(), self.inner.config.clone());
+        let (wanted, guests) = (name.clone(), self.inner.guests.clone());
+        let budget = self.inner.budget.clone();
+        blocking(move || Function::open(&store, &wanted, &config, guests, &budget)).await
     }
 
     /// Opens the newest snapshot, if the function is not open. For the holder of the gate.
@@ -203,11 +225,14 @@ impl Pool {
         if let Some(function) = slot.opened() {
             return Ok(function);
         }
-        let (store, config) = (self.inner.store.clone(), self.inner.config.clone());
-        let (wanted, guests) = (name.clone(), self.inner.guests.clone());
-        let budget = self.inner.budget.clone();
-        let opening = move || Function::open(&store, &wanted, &config, guests, &budget);
-        let function = blocking(opening).await?;
+        let function = match self.open_newest(name).await {
+            Err(Error::OverBudget { needed_bytes, .. }) => {
+                // What others give back may be enough for it.
+                drop(self.wait_for(name, needed_bytes).await?);
+                self.open_newest(name).await?
+            }
+            opened => opened?,
+        };
         slot.set(Some(Arc::clone(&function)));
         Ok(function)
     }

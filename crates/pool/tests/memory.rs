@@ -79,7 +79,14 @@ async fn a_guest_larger_than_the_budget_is_not_booted() {
     let deployed = pool(&folder, 64 * MIB)
         .deploy("hello", hello, config(512 * MIB))
         .await;
-    assert!(matches!(deployed, Err(Error::OverBudget { .. })));
+    let refused = matches!(
+        deployed,
+        Err(Error::BadOption {
+            option: "memory",
+            ..
+        })
+    );
+    assert!(refused, "{deployed:?}");
 }
 
 /// A run that wants more than there is ends with that reason, and what it held is there again.

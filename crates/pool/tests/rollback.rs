@@ -14,6 +14,18 @@ fn get(target: &str) -> Request {
     }
 }
 
+/// xorshift: the same numbers in every run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % end
+    }
+}
+
 /// Deploys a sample and opens it by hand.
 async fn engine(folder: &tempfile::TempDir, name: &str) -> Option<Engine> {
     let image = image(name)?;
@@ -68,4 +80,40 @@ async fn memory_and_vcpu_equal_the_snapshot_after_every_rollback() {
             engine.restore().unwrap();
         }
     }
+}
+
+/// As many pages as come, anywhere: some are copied back, long runs are dropped, and sometimes a
+/// fresh clone is cheaper.
+#[tokio::test]
+async fn random_writes_leave_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(mut engine) = engine(&folder, "burn").await else {
+        return;
+    };
+    engine.learn(&get("/?write=40&seed=7")).unwrap();
+    let mut random = Random(0xD0_12_03);
+    let mut in_place = 0;
+    for round in 0..60 {
+        let pages = match round % 3 {
+            0 => random.below(40),
+            1 => random.below(600),
+            _ => random.below(3000),
+        };
+        let seed = if round % 4 == 0 {
+            0
+        } else {
+            random.below(1 << 40) + 1
+        };
+        let target = format!("/?write={pages}&seed={seed}&read={}", random.below(3000));
+        let outcome = engine.run(&get(&target)).unwrap();
+        assert!(outcome.result.is_ok(), "{target}: {outcome:?}");
+        assert!(!engine.changed_pages().unwrap().is_empty(), "{target}");
+        if engine.roll_back().unwrap() {
+            in_place += 1;
+        } else {
+            engine.restore().unwrap();
+        }
+        assert_pristine(&mut engine, &format!("round {round}: {target}"));
+    }
+    assert!(in_place > 10, "only {in_place} were rolled back in place");
 }

@@ -55,6 +55,7 @@ pub fn config_from_options<N: AsRef<str>, V: AsRef<str>>(
                 config.concurrency = usize::try_from(number(name, value)?)
                     .map_err(|_| wrong(name, "it is too large".into()))?;
             }
+            "paging" => config.paging = Some(value.parse().map_err(|e| wrong(name, e))?),
             "base" => config.base = Some(address(name, value)?),
             "arg" => config.args.push(value.to_owned()),
             "env" => {
@@ -68,7 +69,7 @@ pub fn config_from_options<N: AsRef<str>, V: AsRef<str>>(
                 return Err(wrong(
                     unknown,
                     "there is no such option; the options are memory, timeout_ms, \
-                     init_timeout_ms, concurrency, base, arg, env and config"
+                     init_timeout_ms, concurrency, paging, base, arg, env and config"
                         .into(),
                 ));
             }
@@ -139,6 +140,8 @@ fn wrong(option: &str, reason: String) -> OptionError {
 
 #[cfg(test)]
 mod tests {
+    use dormouse_pool::Paging;
+
     use super::*;
 
     fn parse(options: &[(&str, &str)]) -> Result<FunctionConfig, OptionError> {
@@ -152,6 +155,7 @@ mod tests {
             ("timeout_ms", "250"),
             ("init_timeout_ms", "9000"),
             ("concurrency", "3"),
+            ("paging", "staged"),
             ("base", "0x11200000"),
             ("arg", "--fast"),
             ("arg", ""),
@@ -165,6 +169,7 @@ mod tests {
                 timeout_ms: 250,
                 init_timeout_ms: 9000,
                 concurrency: 3,
+                paging: Some(Paging::Staged),
                 base: Some(0x1120_0000),
                 args: vec!["--fast".into(), String::new()],
                 env: vec![("A".into(), "1=2".into())],
@@ -197,6 +202,7 @@ mod tests {
             ("timeout_ms", "-1"),
             ("timeout_ms", "1s"),
             ("concurrency", "many"),
+            ("paging", "magic"),
             ("base", "0xZZ"),
             ("base", "0x+1"),
             ("env", "NAME"),

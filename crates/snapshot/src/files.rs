@@ -109,6 +109,13 @@ pub(crate) fn rename(from: &Path, to: &Path) -> Result<()> {
     fs::rename(from, to).map_err(Error::io("put the finished file or folder at", to))
 }
 
+/// Lets the file `path` go from the page cache (`posix_fadvise(2)`, `POSIX_FADV_DONTNEED`).
+pub(crate) fn evict(path: &Path) -> Result<()> {
+    let (file, _) = open(path)?;
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)
+        .map_err(Error::io("evict", path))
+}
+
 /// The names in the folder `path` that are text; nothing else in a store has other names.
 pub(crate) fn names(path: &Path) -> Result<Vec<String>> {
     let read = || {

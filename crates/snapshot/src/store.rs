@@ -209,6 +209,20 @@ impl Store {
         replace_file(&self.root, &folder, WorkingSet::NAME, &content)
     }
 
+    /// Lets the newest snapshot of `function` go from the page cache, so that it is next read from
+    /// the disk: for measurements. Pages that are mapped or not written yet may stay.
+    ///
+    /// # Errors
+    /// [`Error::UnknownFunction`] when there is none, [`Error::Io`] when its files cannot be opened.
+    pub fn evict(&self, function: &FunctionName) -> Result<()> {
+        let id = self.newest(function)?.id;
+        let folder = self.snapshot_folder(function, id);
+        for name in files::names(&folder)? {
+            files::evict(&folder.join(name))?;
+        }
+        Ok(())
+    }
+
     /// Clears away what publishers and removers that died have left: temporary folders that
     /// nobody has locked and that did not change for `idle`. Tells how many.
     ///

@@ -36,6 +36,12 @@ fn missing_packages() -> Vec<Package> {
             why: "bindgen reads the kernel's userfaultfd header with libclang",
         });
     }
+    if !runs("strace") {
+        missing.push(Package {
+            name: "strace",
+            why: "a test counts the system calls between a request and its run",
+        });
+    }
     missing
 }
 

@@ -4,7 +4,8 @@
 //! `GET /?ms=N&read=PAGES&write=PAGES` reads one word of each of the first `read` pages of a buffer,
 //! writes one word of each of its last `write` pages, and does not answer before `ms` milliseconds
 //! have passed. Each value is 0 unless told. The sets never overlap: both together have 6000 pages
-//! at most. The answer is `{"ms":N,"read":PAGES,"write":PAGES,"sum":S}`, where `sum` adds up what
+//! at most. With `seed=S`, other than 0, the pages that are written are strewn over the buffer
+//! instead, by chance but the same for the same seed. The answer is `{"ms":N,"read":PAGES,"write":PAGES,"sum":S}`, where `sum` adds up what
 //! was read: each page's word is its number, from 1 on.
 //!
 //! There are few instructions per page, so that hosts that emulate them measure pages.
@@ -33,6 +34,7 @@ struct Burn {
     ms: usize,
     read: usize,
     write: usize,
+    seed: usize,
 }
 
 fn main() {
@@ -56,9 +58,10 @@ impl Burn {
                 "ms" => (&mut burn.ms, MAX_MS),
                 "read" => (&mut burn.read, BUFFER_PAGES),
                 "write" => (&mut burn.write, BUFFER_PAGES),
+                "seed" => (&mut burn.seed, usize::MAX),
                 _ => {
                     return Err(format!(
-                        "There is no {name:?}: ask for ms, read or write.\n"
+                        "There is no {name:?}: ask for ms, read, write or seed.\n"
                     ));
                 }
             };
@@ -80,8 +83,12 @@ impl Burn {
         let until = (self.ms > 0).then(|| Instant::now() + Duration::from_millis(self.ms as u64));
         let pages = buffer.iter().take(self.read);
         let sum: u64 = pages.map(|page| black_box(page.number)).sum();
-        for page in buffer.iter_mut().rev().take(self.write) {
-            page.written = black_box(sum);
+        if self.seed == 0 {
+            for page in buffer.iter_mut().rev().take(self.write) {
+                page.written = black_box(sum);
+            }
+        } else {
+            strew(buffer, self.write, self.seed as u64);
         }
         if let Some(until) = until {
             while Instant::now() < until {
@@ -95,6 +102,17 @@ impl Burn {
         add(&mut answer, ",\"sum\":", sum);
         answer.push_str("}\n");
         Response::json(answer)
+    }
+}
+
+/// Writes to as many pages, picked by xorshift; some may be picked twice.
+fn strew(buffer: &mut [Page], pages: usize, seed: u64) {
+    let mut state = seed;
+    for _ in 0..pages {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        buffer[state as usize % BUFFER_PAGES].written = state;
     }
 }
 

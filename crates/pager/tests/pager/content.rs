@@ -205,11 +205,20 @@ fn readers_during_attach_see_whole_pages_and_never_hang() {
             left.not_local(),
             right.not_local(),
         ];
-        for round in 0..400 {
+        let eager = sources.each_ref().map(|source| {
+            let plan = WorkingSetPlan::eager(source, &[10..12, 40..42]).unwrap();
+            Policy::Eager(Arc::new(plan))
+        });
+        for round in 0..600 {
             let (snapshot, source) = ([&left, &right][round % 2], &sources[round % 4]);
-            pager.attach(&guest.0, source, &Policy::Lazy).unwrap();
+            let policy = match round % 3 {
+                0 => &eager[round % 4],
+                1 if round % 4 < 2 => &Policy::Map,
+                _ => &Policy::Lazy,
+            };
+            pager.attach(&guest.0, source, policy).unwrap();
             guest.assert_pristine(snapshot, (0..PAGES).step_by(5));
-            if round % 3 == 0 {
+            if round % 5 == 0 {
                 pager.detach();
             }
         }

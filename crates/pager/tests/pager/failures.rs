@@ -7,7 +7,9 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use dormouse_pager::{Error, OnError, PAGE_BYTES, PagerConfig, Policy, Source, WorkingSetPlan};
+use dormouse_pager::{
+    Error, OnError, PAGE_BYTES, PagerConfig, Policy, Source, Stage, WorkingSetPlan,
+};
 
 use crate::rig::{Guest, Snapshot, pager, unsealed, with};
 
@@ -89,31 +91,78 @@ fn a_file_that_shrank_is_a_short_read() {
         other => panic!("{other}"),
     };
     assert_eq!(kind, io::ErrorKind::UnexpectedEof);
+
+    // What is read ahead of the run fails before there is one.
+    let eager = Policy::Eager(Arc::new(WorkingSetPlan::eager(&source, &[]).unwrap()));
+    let Err(Error::ReadPages { source, .. }) = pager.attach(&guest.0, &source, &eager) else {
+        panic!("it cannot all be in");
+    };
+    assert_eq!(source.kind(), io::ErrorKind::UnexpectedEof);
+    assert!(!pager.is_attached());
 }
 
 #[test]
 fn a_replay_that_fails_leaves_a_blank_region() {
-    let snapshot = Snapshot::new(64, &[0..64]);
-    let source = snapshot.reading(|_, _| Err(io::Error::other("gone")));
-    let plan = WorkingSetPlan::new(&source, &[0..64], &[]).unwrap();
+    let snapshot = Snapshot::new(1024, &[0..1024]);
+    let file = Arc::clone(&snapshot.file);
+    let gone = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&gone);
+    let source = snapshot.reading(move |first, buffer| {
+        if flag.load(Ordering::SeqCst) {
+            return Err(io::Error::other("gone"));
+        }
+        file.read_exact_at(buffer, first * PAGE_BYTES)
+    });
+    let plan = WorkingSetPlan::new(&source, &[3..64], &[]).unwrap();
+    let eager = WorkingSetPlan::eager(&source, &[]).unwrap();
+    let stage = || Arc::new(Stage::new(&source, &[3..10, 600..700], &[], 1).unwrap());
+    let (ready, empty) = (stage(), stage());
+    ready.refill().unwrap();
     let (mut pager, guest) = (pager(), snapshot.guest());
-    let result = pager.attach(&guest.0, &source, &Policy::WorkingSet(Arc::new(plan)));
+    gone.store(true, Ordering::SeqCst);
+    for policy in [
+        Policy::WorkingSet(Arc::new(plan)),
+        Policy::Eager(Arc::new(eager)),
+        Policy::Staged(ready),
+        Policy::Staged(Arc::clone(&empty)),
+    ] {
+        let result = pager.attach(&guest.0, &source, &policy);
+        assert!(
+            matches!(
+                result,
+                Err(Error::ReadPages {
+                    first_page: 0..=3,
+                    ..
+                })
+            ),
+            "{result:?}"
+        );
+        assert!(!pager.is_attached());
+        for page in [3, 650] {
+            assert!(read_in_time(&guest, page).iter().all(|&byte| byte == 0));
+        }
+    }
+    let result = empty.refill();
     assert!(
-        matches!(result, Err(Error::ReadPages { first_page: 0, .. })),
+        matches!(
+            result,
+            Err(Error::ReadPages {
+                first_page: 512,
+                ..
+            })
+        ),
         "{result:?}"
     );
-    assert!(!pager.is_attached());
-    assert!(read_in_time(&guest, 3).iter().all(|&byte| byte == 0));
 }
 
+/// Pages that are mapped over while their fault is being served: the fill finds nothing registered.
 #[test]
-fn a_handler_that_panics_releases_its_guest_and_is_noticed() {
+fn a_region_that_is_mapped_over_during_a_fill_does_not_hang() {
     let snapshot = Snapshot::new(64, &[0..64]);
-    let file = Arc::clone(&snapshot.file);
-    let broken = Arc::new(AtomicBool::new(true));
-    let flag = Arc::clone(&broken);
+    let guest = snapshot.guest();
+    let (file, region) = (Arc::clone(&snapshot.file), guest.clone());
     let source = snapshot.reading(move |first, buffer| {
-        assert!(!flag.load(Ordering::SeqCst), "a bug in the reader");
+        region.map_over();
         file.read_exact_at(buffer, first * PAGE_BYTES)
     });
     let (notified, on_error) = counting();
@@ -121,24 +170,95 @@ fn a_handler_that_panics_releases_its_guest_and_is_noticed() {
         on_error: Some(on_error),
         ..PagerConfig::default()
     });
-    let guest = snapshot.guest();
-    pager.attach(&guest.0, &source, &Policy::Lazy).unwrap();
-    read_in_time(&guest, 20);
-    read_in_time(&guest, 50);
+    for populate in [false, true] {
+        pager.attach(&guest.0, &source, &Policy::Lazy).unwrap();
+        let error = if populate {
+            pager.populate().unwrap_err()
+        } else {
+            read_in_time(&guest, 20);
+            pager.take_error().expect("an error")
+        };
+        match error {
+            Error::Os {
+                operation, source, ..
+            } => {
+                assert_eq!(operation, "UFFDIO_COPY");
+                assert_eq!(source.raw_os_error(), Some(2), "ENOENT");
+            }
+            other => panic!("{other}"),
+        }
+        (0..64).for_each(|page| _ = read_in_time(&guest, page));
+    }
     assert_eq!(notified.load(Ordering::SeqCst), 1);
-    assert!(!pager.is_alive());
-    let error = pager.take_error().expect("an error");
-    assert!(matches!(&error, Error::HandlerPanicked { message } if message.contains("a bug")));
+    let plan = Arc::new(WorkingSetPlan::new(&source, &[0..64], &[]).unwrap());
+    let result = pager.attach(&guest.0, &source, &Policy::WorkingSet(plan));
+    assert!(matches!(result, Err(Error::Os { .. })), "{result:?}");
+    // The shell itself is as good as new.
+    pager
+        .attach(&guest.0, &snapshot.shared(), &Policy::Lazy)
+        .unwrap();
+    guest.assert_pristine(&snapshot, 0..64);
+    assert!(pager.take_error().is_none());
+}
 
-    broken.store(false, Ordering::SeqCst);
-    let refused = pager.populate();
-    assert!(
-        matches!(refused, Err(Error::HandlerDead)),
-        "zeros may have been read: {refused:?}"
-    );
-    let refused = pager.attach(&guest.0, &snapshot.shared(), &Policy::Lazy);
-    assert!(matches!(refused, Err(Error::HandlerDead)), "{refused:?}");
-    pager.detach();
+#[test]
+fn a_handler_that_panics_releases_its_guest_and_is_noticed() {
+    let snapshot = Snapshot::new(1024, &[0..1024]);
+    let file = Arc::clone(&snapshot.file);
+    let broken = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&broken);
+    let source = snapshot.reading(move |first, buffer| {
+        assert!(!flag.load(Ordering::SeqCst), "a bug in the reader");
+        file.read_exact_at(buffer, first * PAGE_BYTES)
+    });
+    let plan = WorkingSetPlan::new(&source, &[100..110], &[]).unwrap();
+    let stage = Arc::new(Stage::new(&source, &[100..110, 600..700], &[], 1).unwrap());
+    stage.refill().unwrap();
+    for policy in [
+        Policy::Lazy,
+        Policy::Record,
+        Policy::WorkingSet(Arc::new(plan)),
+        Policy::Staged(stage),
+    ] {
+        let (notified, on_error) = counting();
+        let mut pager = with(PagerConfig {
+            on_error: Some(on_error),
+            ..PagerConfig::default()
+        });
+        let guest = snapshot.guest();
+        broken.store(false, Ordering::SeqCst);
+        let attach = pager.attach(&guest.0, &source, &policy).unwrap();
+        broken.store(true, Ordering::SeqCst);
+        read_in_time(&guest, 20);
+        read_in_time(&guest, 50);
+        // What was in before is still right.
+        let in_before = if attach.replayed_pages > 0 {
+            100..110
+        } else {
+            0..0
+        };
+        guest.assert_pristine(&snapshot, in_before);
+        let moved_in = if attach.moved_pages > 0 {
+            512..1024
+        } else {
+            0..0
+        };
+        guest.assert_pristine(&snapshot, moved_in);
+        assert_eq!(notified.load(Ordering::SeqCst), 1, "{}", policy.name());
+        assert!(!pager.is_alive());
+        let error = pager.take_error().expect("an error");
+        assert!(matches!(&error, Error::HandlerPanicked { message } if message.contains("a bug")));
+
+        broken.store(false, Ordering::SeqCst);
+        let refused = pager.populate();
+        assert!(
+            matches!(refused, Err(Error::HandlerDead)),
+            "zeros may have been read: {refused:?}"
+        );
+        let refused = pager.attach(&guest.0, &snapshot.shared(), &Policy::Map);
+        assert!(matches!(refused, Err(Error::HandlerDead)), "{refused:?}");
+        pager.detach();
+    }
 }
 
 #[test]

@@ -190,6 +190,15 @@ impl Guest {
         unsafe { rustix::mm::madvise(address, bytes, Advice::LinuxDontNeed) }.unwrap();
     }
 
+    /// Maps the whole region anew, as nobody should.
+    pub(crate) fn map_over(&self) {
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        let start = self.0.as_ptr().cast();
+        // SAFETY: the whole of the region, whose content may change at any time.
+        unsafe { rustix::mm::mmap_anonymous(start, self.0.size(), prot, flags) }.unwrap();
+    }
+
     /// One word of a page.
     pub(crate) fn peek(&self, page: u64) -> u64 {
         self.0

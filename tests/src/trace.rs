@@ -1,0 +1,59 @@
+//! What a process asks of the kernel, by strace.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+/// All system calls of a process, threads included, while this lives.
+#[derive(Debug)]
+pub struct Trace {
+    strace: Child,
+    output: tempfile::NamedTempFile,
+}
+
+impl Trace {
+    /// Begins to watch a process.
+    ///
+    /// # Panics
+    /// Where strace (a package of that name; `cargo xtask setup` installs it) does not run or may
+    /// not attach.
+    #[must_use]
+    pub fn attach(process_id: u32) -> Self {
+        let output = tempfile::NamedTempFile::new().expect("a file");
+        let mut strace = Command::new("strace")
+            .args(["-f", "-s", "64", "-p", &process_id.to_string(), "-o"])
+            .arg(output.path())
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("strace runs");
+        let mut said = String::new();
+        let mut stderr = BufReader::new(strace.stderr.take().expect("its stderr"));
+        while !said.contains("attached") {
+            let read = stderr.read_line(&mut said).expect("its words");
+            assert!(read > 0, "strace did not attach: {said}");
+        }
+        Self { strace, output }
+    }
+
+    /// Ends the watch; the calls in the order in which they began, as strace writes them. A call that
+    /// another thread's interrupted stands there once, where it began, with what was known then.
+    ///
+    /// # Panics
+    /// Where strace left nothing.
+    #[must_use]
+    pub fn end(mut self) -> Vec<String> {
+        let id = self.strace.id().to_string();
+        let interrupted = Command::new("kill").args(["-INT", &id]).status();
+        assert!(interrupted.expect("kill runs").success());
+        self.strace.wait().expect("strace ends");
+        let text = std::fs::read_to_string(self.output.path()).expect("its output");
+        let calls: Vec<String> = text
+            .lines()
+            .filter_map(|line| line.split_once(' '))
+            .map(|(_thread, call)| call.trim_start().to_owned())
+            .filter(|call| !call.starts_with("+++") && !call.starts_with("---"))
+            .collect();
+        assert!(!calls.is_empty(), "strace saw nothing");
+        calls
+    }
+}

@@ -1,0 +1,135 @@
+//! Nothing slow stands between a request and its run: the server's system calls in between, by kind.
+
+use std::collections::BTreeMap;
+use std::thread;
+use std::time::Duration;
+
+use dormouse_tests::{Dormouse, Trace};
+
+/// What may not be called in between, by what stands in strace's line.
+const FORBIDDEN: &[&str] = &[
+    // Making VMs, vCPUs and interrupt controllers, or changing memslots.
+    "KVM_CREATE",
+    "KVM_SET_USER_MEMORY_REGION",
+    "KVM_ENABLE_CAP",
+    "KVM_SET_CPUID2",
+    "KVM_IRQ",
+    "KVM_SET_GSI_ROUTING",
+    // Setting a vCPU's state, which is done after the run before.
+    "KVM_SET_SREGS",
+    "KVM_SET_MSRS",
+    "KVM_SET_LAPIC",
+    "KVM_SET_XSAVE",
+    "KVM_SET_XCRS",
+    "KVM_SET_DEBUGREGS",
+    "KVM_SET_MP_STATE",
+    // Opening files, and reading or writing them.
+    "open(",
+    "openat(",
+    "openat2(",
+    "memfd_create(",
+    "userfaultfd(",
+    "pread64(",
+    "pwrite64(",
+    "fsync(",
+    // Log lines.
+    "write(1,",
+    "write(2,",
+    "writev(2,",
+    // Threads.
+    "clone(",
+    "clone3(",
+];
+
+/// What a clone's restore calls; nothing of it is called for one that was rolled back.
+const RESTORING: &[&str] = &["MAP_FIXED", "UFFDIO_REGISTER", "UFFDIO_CO"];
+
+/// The longest anonymous mapping that is not guest memory: what an allocator may ask for.
+const MOST_MAPPED_BYTES: u64 = 1 << 20;
+
+const REQUESTS: usize = 20;
+
+#[test]
+fn nothing_slow_stands_between_a_request_and_its_run() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let Some(dormouse) = Dormouse::over(folder.path()) else {
+        return;
+    };
+    dormouse.deploy_sample("hello");
+    for (options, start) in [(&["--no-rollback"][..], "restored"), (&[], "rolled-back")] {
+        let paths = traced(&dormouse, options, start);
+        assert_eq!(paths.len(), REQUESTS, "of {start}");
+        let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
+        for call in paths.iter().flatten() {
+            *kinds.entry(kind(call)).or_default() += 1;
+        }
+        println!("{start}: {kinds:?}");
+        for path in &paths {
+            check(path, start);
+        }
+    }
+}
+
+/// The calls between each request and its run.
+fn traced(dormouse: &Dormouse, options: &[&str], start: &str) -> Vec<Vec<String>> {
+    let server = dormouse.serve_with(options);
+    // The working set is recorded, and all that happens once has happened.
+    for _ in 0..10 {
+        let _ = server.client().invoke("hello", "/").ok();
+    }
+    let trace = Trace::attach(server.process_id());
+    for _ in 0..REQUESTS {
+        // What comes after an answer must not be taken for the next request's.
+        thread::sleep(Duration::from_millis(100));
+        let reply = server.client().invoke("hello", "/").ok();
+        assert_eq!(reply.header("x-start-type"), start);
+    }
+    let mut paths = Vec::new();
+    let mut path: Option<Vec<String>> = None;
+    for call in trace.end() {
+        if call.contains("GET /v1/functions/hello/invoke") {
+            path = Some(Vec::new());
+        } else if call.contains("KVM_RUN") {
+            paths.extend(path.take());
+        } else if let Some(path) = &mut path {
+            path.push(call);
+        }
+    }
+    paths
+}
+
+#[track_caller]
+fn check(path: &[String], start: &str) {
+    let restores = RESTORING
+        .iter()
+        .all(|word| path.iter().any(|call| call.contains(word)));
+    let touches_memory = RESTORING
+        .iter()
+        .any(|word| path.iter().any(|call| call.contains(word)));
+    assert_eq!(restores, start == "restored", "{start}: {path:#?}");
+    assert_eq!(touches_memory, start == "restored", "{start}: {path:#?}");
+    for call in path {
+        let forbidden = FORBIDDEN.iter().find(|word| call.contains(*word));
+        assert_eq!(forbidden, None, "{start}: {call}\nin {path:#?}");
+        let is_allocation = call.starts_with("mmap(") && call.contains("MAP_ANONYMOUS");
+        if is_allocation && !call.contains("MAP_FIXED") {
+            let bytes = call.split(", ").nth(1).and_then(|text| text.parse().ok());
+            let bytes: u64 = bytes.expect("a length");
+            assert!(bytes <= MOST_MAPPED_BYTES, "{start}: {call}");
+        }
+    }
+}
+
+/// What sort of call it is: its name, and for an ioctl what it asks for.
+fn kind(call: &str) -> String {
+    let name = call.trim_start_matches("<... ");
+    let name: String = name
+        .chars()
+        .take_while(|c| c.is_ascii_alphanumeric() || *c == '_')
+        .collect();
+    let request = call
+        .strip_prefix("ioctl(")
+        .and_then(|rest| rest.split(", ").nth(1))
+        .map(|request| request.split([',', ')']).next().unwrap_or_default());
+    request.map_or(name, |request| format!("ioctl {request}"))
+}
