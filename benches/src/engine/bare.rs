@@ -4,23 +4,23 @@ use std::ops::Range;
 
 use dormouse_abi::{HEADER_BYTES, HeadWriter, Header, INLINE_BYTES, Kind, Location, field_bytes};
 use dormouse_pager::PAGE_BYTES;
-use dormouse_pool::{Engine, Request};
+use dormouse_pool::{Engine, Parts, Request};
 
 use super::plan;
 use crate::Error;
-use crate::floor::{Machine, State, Step};
+use crate::floor::{BareClone, Machine, State, Step};
 
 type Page = [u8; PAGE_BYTES as usize];
 
 /// What a floor needs to answer one certain request again and again: everything is known beforehand.
 pub(super) struct Bare {
     machine: Machine,
+    parts: Parts,
     state: State,
     /// What brings in the working set.
     steps: Vec<Step>,
     /// What the request changes in memory.
     written: Vec<Range<u64>>,
-    mailbox_page: u64,
     /// The mailbox with the request in it.
     mailbox: Page,
 }
@@ -52,8 +52,8 @@ impl Bare {
             state,
             steps: plan::steps(&set.read, &set.written, &parts.data, pages),
             written: plan::ranges(changed.into_iter().chain(written)),
-            mailbox_page: parts.mailbox_page,
             mailbox,
+            parts,
         })
     }
 
@@ -92,7 +92,8 @@ impl Bare {
 
     /// The request is in the mailbox.
     pub(super) fn put_request(&self) {
-        self.machine.put_page(self.mailbox_page, &self.mailbox);
+        self.machine
+            .put_page(self.parts.mailbox_page, &self.mailbox);
     }
 
     /// The guest's run.
@@ -100,9 +101,16 @@ impl Bare {
         self.machine.run()
     }
 
+    /// Another clone, in a VM of its own, that has answered the request.
+    pub(super) fn another(&self) -> Result<BareClone, Error> {
+        let clone = BareClone::new(&self.parts)?;
+        clone.run(&self.state, self.parts.mailbox_page, &self.mailbox)?;
+        Ok(clone)
+    }
+
     /// The answer's header; not part of any measurement.
     pub(super) fn answer(&self) -> Result<Header, Error> {
-        let page = self.machine.page(self.mailbox_page);
+        let page = self.machine.page(self.parts.mailbox_page);
         let header = page.first_chunk().map(Header::decode).unwrap_or_default();
         if header.check_message() == Ok(Kind::Answer) && header.status == 200 {
             return Ok(header);

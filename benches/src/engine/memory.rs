@@ -3,10 +3,11 @@
 use std::fs;
 use std::time::Duration;
 
-use dormouse_pool::{FunctionConfig, Pool, PoolConfig};
+use dormouse_pool::{FunctionConfig, Lease, Pool, PoolConfig};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::Group;
+use super::bare::Bare;
 use super::lab::{Lab, good, request};
 use crate::machine::kib;
 use crate::{Error, Row, Samples};
@@ -20,80 +21,119 @@ pub(super) const GROUP: Group = Group {
         "memory/pss/100",
         "memory/available/500",
         "memory/pss/500",
+        "memory/bare",
     ],
     measure,
 };
 
 /// MiB for each clone.
 const LIMIT: f64 = 0.4;
+/// How many clones are counted, one count after the other.
+const COUNTS: [usize; 3] = [10, 100, 500];
+/// Shells that stand before the count begins and are never used. They fill up what the kernel's own
+/// structures of VMs that have ended left half empty.
+const BALLAST: usize = 100;
+/// Clones of the floor.
+const BARE_CLONES: usize = 100;
 /// A clone's VM, vCPU, userfaultfd and event descriptors, and some to spare.
 const DESCRIPTORS_PER_CLONE: u64 = 16;
+/// How often memory is read for each count. All of it is over before an idle clone gives its memory
+/// back.
+const READINGS: usize = 10;
+const PAUSE: Duration = Duration::from_millis(100);
 
 fn measure(lab: &Lab) -> Result<Vec<Row>, Error> {
-    lab.deploy(
-        "idle",
-        "hello",
-        FunctionConfig {
-            concurrency: 1024,
-            ..FunctionConfig::default()
-        },
-    )?;
-    let mut rows = Vec::new();
-    for clones in [10, 100, 500] {
-        let names = ["available", "pss"].map(|of| format!("memory/{of}/{clones}"));
-        if !names.iter().any(|name| lab.wants(name)) {
-            continue;
-        }
-        raise_descriptor_limit(clones as u64 * DESCRIPTORS_PER_CLONE)?;
-        // The fewer there are, the more does chance weigh.
-        let measurements = (0..lab.rounds(5000 / clones).min(15))
-            .map(|_| per_clone(lab, clones))
-            .collect::<Result<Vec<_>, _>>()?;
-        let (available, pss): (Vec<_>, Vec<_>) = measurements.into_iter().unzip();
-        for (name, values) in names.into_iter().zip([available, pss]) {
-            if let (true, Some(values)) = (lab.wants(&name), Samples::new(values)) {
-                rows.push(Row::alone(name, "MiB", &values).with_limit(LIMIT));
-            }
-        }
-    }
-    Ok(rows)
-}
-
-/// What the machine has less available, and this process has more, for each of so many clones that
-/// served one request and are idle, in MiB.
-fn per_clone(lab: &Lab, clones: usize) -> Result<(f64, f64), Error> {
+    let most = COUNTS[COUNTS.len() - 1] + BALLAST;
+    raise_descriptor_limit(most as u64 * DESCRIPTORS_PER_CLONE)?;
+    let config = FunctionConfig {
+        concurrency: 1024,
+        ..FunctionConfig::default()
+    };
+    let mut engine = lab.engine("idle", "hello", config, &request("/"))?;
     let pool = lab.pool(PoolConfig {
-        max_concurrency: 2 * clones,
+        max_concurrency: 1024,
         shells_ahead: 0,
         ..PoolConfig::default()
     });
-    // One clone stands before the count begins, and with it all that clones share.
-    for _ in 0..10 {
-        invoke(lab, &pool, 1)?;
+    // All that clones share is there before the count begins.
+    invoke(lab, &pool, 1)?;
+    let ballast = take(lab, &pool, BALLAST)?;
+    let before = Usage::at_rest()?;
+    let (mut rows, mut ours) = (Vec::new(), None);
+    // Once only: memory that was given back is not available at once, and would not be missed.
+    for clones in COUNTS {
+        invoke(lab, &pool, clones)?;
+        let PerClone { available, pss } = PerClone::since(&before, clones)?;
+        for (name, values) in [("available", &available), ("pss", &pss)] {
+            let name = format!("memory/{name}/{clones}");
+            if lab.wants(&name) {
+                rows.push(Row::alone(name, "MiB", values).with_limit(LIMIT));
+            }
+        }
+        ours = Some(available);
     }
-    let before = Usage::settled()?;
-    invoke(lab, &pool, 1 + clones)?;
-    let after = Usage::settled()?;
+    let name = "memory/bare";
+    if let (true, Some(ours)) = (lab.wants(name), ours) {
+        let bare = Bare::new(&mut engine, &request("/"))?;
+        let before = Usage::now()?;
+        let clones = (0..BARE_CLONES)
+            .map(|_| bare.another())
+            .collect::<Result<Vec<_>, _>>()?;
+        let floor = PerClone::since(&before, clones.len())?;
+        rows.push(Row::beside(name, "MiB", &ours, &floor.available));
+    }
+    drop(ballast);
     lab.wait(pool.drain(Duration::from_secs(10)));
-    let mib = |before: u64, after: u64| (after as f64 - before as f64) / 1024.0 / clones as f64;
-    Ok((
-        mib(after.available_kib, before.available_kib),
-        mib(before.pss_kib, after.pss_kib),
-    ))
+    Ok(rows)
 }
 
-/// One request for each of so many instances, which are all taken before the first is used.
-fn invoke(lab: &Lab, pool: &Pool, instances: usize) -> Result<(), Error> {
+/// What each of so many clones costs, in MiB, read several times.
+struct PerClone {
+    /// What the machine has less available.
+    available: Samples,
+    /// What this process has more.
+    pss: Samples,
+}
+
+impl PerClone {
+    fn since(before: &Usage, clones: usize) -> Result<Self, Error> {
+        let (mut available, mut pss) = (Vec::new(), Vec::new());
+        for _ in 0..READINGS {
+            std::thread::sleep(PAUSE);
+            let now = Usage::now()?;
+            let mib =
+                |kib: u64, less_kib: u64| (kib as f64 - less_kib as f64) / 1024.0 / clones as f64;
+            available.push(mib(before.available_kib, now.available_kib));
+            pss.push(mib(now.pss_kib, before.pss_kib));
+        }
+        let samples = |values| {
+            let none = || std::io::Error::other("there are no clones");
+            Samples::new(values).ok_or_else(|| Error::system("counting clones")(none()))
+        };
+        Ok(Self {
+            available: samples(available)?,
+            pss: samples(pss)?,
+        })
+    }
+}
+
+/// So many instances, each another one.
+fn take(lab: &Lab, pool: &Pool, instances: usize) -> Result<Vec<Lease>, Error> {
     lab.wait(async {
         let mut leases = Vec::with_capacity(instances);
         for _ in 0..instances {
             leases.push(pool.checkout("idle").await?);
         }
-        for lease in leases {
-            good("hello", lease.invoke(request("/")).await?)?;
-        }
-        Ok(())
+        Ok(leases)
     })
+}
+
+/// One request for each of so many instances.
+fn invoke(lab: &Lab, pool: &Pool, instances: usize) -> Result<(), Error> {
+    for lease in take(lab, pool, instances)? {
+        good("hello", lab.wait(lease.invoke(request("/")))?)?;
+    }
+    Ok(())
 }
 
 struct Usage {
@@ -102,34 +142,49 @@ struct Usage {
 }
 
 impl Usage {
-    /// Once the kernel has given back what it frees later: what ended VMs and threads had.
-    fn settled() -> Result<Self, Error> {
-        const STEP: Duration = Duration::from_millis(100);
-        const MOST_STEPS: usize = 20;
-        const STILL_KIB: u64 = 512;
+    /// Once the kernel has given back what it frees late: what ended programs, VMs and threads had.
+    fn at_rest() -> Result<Self, Error> {
+        const STEP: Duration = Duration::from_secs(1);
+        const MOST_STEPS: usize = 30;
+        const STILL_KIB: u64 = 256;
         let mut before = Self::now()?;
+        let mut still = 0;
         for _ in 0..MOST_STEPS {
             std::thread::sleep(STEP);
             let now = Self::now()?;
-            if now.available_kib.abs_diff(before.available_kib) <= STILL_KIB {
-                return Ok(now);
-            }
+            let is_still = now.available_kib.abs_diff(before.available_kib) <= STILL_KIB;
+            still = if is_still { still + 1 } else { 0 };
             before = now;
+            if still == 3 {
+                break;
+            }
         }
         Ok(before)
     }
 
     fn now() -> Result<Self, Error> {
-        let read = |file: &'static str, name| {
-            let text = fs::read_to_string(file).map_err(Error::system(file))?;
+        let read = |file: &'static str| fs::read_to_string(file).map_err(Error::system(file));
+        let named = |file: &'static str, name| {
             let missing = || std::io::Error::other(format!("it has no {name}"));
-            kib(&text, name).ok_or_else(|| Error::system(file)(missing()))
+            kib(&read(file)?, name).ok_or_else(|| Error::system(file)(missing()))
         };
+        let available_kib = named("/proc/meminfo", "MemAvailable")?;
         Ok(Self {
-            available_kib: read("/proc/meminfo", "MemAvailable")?,
-            pss_kib: read("/proc/self/smaps_rollup", "Pss")?,
+            available_kib: available_kib + 4 * pages_at_cores(&read("/proc/zoneinfo")?),
+            pss_kib: named("/proc/self/smaps_rollup", "Pss")?,
         })
     }
+}
+
+/// Free pages that the kernel keeps on lists of single cores, from the text of `/proc/zoneinfo`
+/// (`pagesets`, `count`). They can be hundreds of MiB after much was freed, and `MemAvailable` leaves
+/// them out.
+fn pages_at_cores(zoneinfo: &str) -> u64 {
+    let counts = zoneinfo.lines().filter_map(|line| {
+        let count = line.trim().strip_prefix("count:")?;
+        count.trim().parse::<u64>().ok()
+    });
+    counts.sum()
 }
 
 fn raise_descriptor_limit(at_least: u64) -> Result<(), Error> {
@@ -143,4 +198,26 @@ fn raise_descriptor_limit(at_least: u64) -> Result<(), Error> {
     };
     setrlimit(Resource::Nofile, raised)
         .map_err(|errno| Error::system("raising the limit of open files")(errno.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_all_cores_and_zones_count() {
+        let zoneinfo = [
+            "Node 0, zone   Normal",
+            "  pages free     5436",
+            "  pagesets",
+            "    cpu: 0",
+            "              count:    402",
+            "              high:     1700",
+            "    cpu: 1",
+            "              count:    8",
+        ];
+        let zoneinfo = zoneinfo.join("\n");
+        assert_eq!(pages_at_cores(&zoneinfo), 410);
+        assert!(Usage::now().unwrap().available_kib > 0);
+    }
 }

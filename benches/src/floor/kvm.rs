@@ -18,7 +18,7 @@ use kvm_bindings::{
 use super::ioctl::{self, ior, iow, iowr};
 use crate::Error;
 
-const KVMIO: u64 = kvm_bindings::KVMIO as u64;
+pub(super) const KVMIO: u64 = kvm_bindings::KVMIO as u64;
 const KVM_GET_MSR_INDEX_LIST: libc::c_ulong = iowr::<[u32; 1]>(KVMIO, 0x02);
 const KVM_GET_VCPU_MMAP_SIZE: libc::c_ulong = ioctl::io(KVMIO, 0x04);
 const KVM_RUN: libc::c_ulong = ioctl::io(KVMIO, 0x80);

@@ -8,12 +8,14 @@
 //!
 //! This is the only module of the crate with `unsafe` code.
 
+mod clone;
 mod ioctl;
 mod kvm;
 mod machine;
 mod memory;
 mod uffd;
 
+pub use clone::BareClone;
 pub use kvm::State;
 pub use machine::{Machine, host_tsc};
 pub use memory::Memory;
