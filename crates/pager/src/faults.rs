@@ -164,6 +164,11 @@ impl Faults {
         self.present.add(pages);
     }
 
+    /// Whether no page is in.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.present.run(0, self.pages, true).is_none()
+    }
+
     /// Notes that pages were dropped.
     pub(crate) fn dropped(&mut self, pages: Range<u64>) {
         self.present.remove(pages);

@@ -7,8 +7,9 @@
 //! ```
 //!
 //! The vCPU's state is set when the shell is built and after every run, never between a request and
-//! its run. Memory is attached when a request comes, so that a shell that waits holds none of it;
-//! or it is still there, made pristine in place after the run before.
+//! its run. A blank shell has the snapshot mapped, and nothing of it in: that costs no memory, and
+//! when a request comes the working set is brought in. Or all of it is still there, made pristine in
+//! place after the run before.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -57,7 +58,7 @@ enum Guest {
 /// What is under the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Memory {
-    /// Nothing.
+    /// Nothing: the snapshot is mapped at most.
     Blank,
     /// The snapshot, as it was attached.
     Restored,
@@ -97,6 +98,7 @@ impl Machine {
             _registered: registered,
         };
         machine.set_state(function)?;
+        machine.map_ahead(function)?;
         Ok(machine)
     }
 
@@ -235,7 +237,7 @@ impl Machine {
         };
         match recycled {
             Ok(true) => {}
-            Ok(false) | Err(_) => self.make_blank(),
+            Ok(false) | Err(_) => self.make_blank(function),
         }
         recycled?;
         function.stage_ahead();
@@ -280,13 +282,26 @@ impl Machine {
         Ok(vm.differences(&function.state().vm)?)
     }
 
-    /// Gives back all memory that the clone holds.
-    pub(crate) fn make_blank(&mut self) {
-        if self.memory != Memory::Blank {
-            self.pager.detach();
-            self.memory = Memory::Blank;
-            self.charge.lock().keep(INSTANCE_BYTES);
+    /// Gives back all memory that the clone holds, and maps the snapshot for the next one: nothing
+    /// of it is in, so that costs no memory, and only what it touches is left to be brought in.
+    pub(crate) fn make_blank(&mut self, function: &Function) {
+        if self.memory == Memory::Blank {
+            return;
         }
+        self.pager.detach();
+        self.memory = Memory::Blank;
+        self.charge.lock().keep(INSTANCE_BYTES);
+        if let Err(error) = self.map_ahead(function) {
+            // The next restore tries again, and has somebody to tell.
+            tracing::debug!(function = %function.name(), %error, "nothing was mapped ahead");
+        }
+    }
+
+    fn map_ahead(&mut self, function: &Function) -> Result<(), Error> {
+        let region = Arc::clone(self.shell().ok_or_else(lost)?.ram().region());
+        let source = function.source();
+        self.pager.attach(&region, source, &Policy::Lazy)?;
+        Ok(())
     }
 
     /// The clone, while its vCPU's state is the snapshot's.
