@@ -2,7 +2,8 @@
 //!
 //! See METHOD.md for how to run it and what the numbers mean.
 
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::path::Path;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use dormouse_pool::{FunctionConfig, Pool, PoolConfig, Request};
@@ -21,11 +22,26 @@ fn invoke(criterion: &mut Criterion) {
     let folder = tempfile::tempdir().expect("a temporary store");
     let runtime = Runtime::new().expect("an async runtime");
     let store = Store::open(folder.path()).expect("a new store");
-    let pool = Pool::new(store, PoolConfig::default());
+    for (group, rolls_back) in [("restored", false), ("rolled-back", true)] {
+        let config = PoolConfig {
+            rolls_back,
+            ..PoolConfig::default()
+        };
+        let pool = Pool::new(store.clone(), config);
+        invoke_by(criterion, group, &images, &runtime, &pool);
+    }
+}
 
-    let mut group = criterion.benchmark_group("restored");
+fn invoke_by(
+    criterion: &mut Criterion,
+    group: &str,
+    images: &OsStr,
+    runtime: &Runtime,
+    pool: &Pool,
+) {
+    let mut group = criterion.benchmark_group(group);
     for (name, target) in INVOKED {
-        let image = std::fs::read(PathBuf::from(&images).join(name)).expect("a built image");
+        let image = std::fs::read(Path::new(images).join(name)).expect("a built image");
         let deployed = pool.deploy(name, image.into(), FunctionConfig::default());
         runtime.block_on(deployed).expect("a deployed function");
         let answer = || async {
@@ -41,7 +57,7 @@ fn invoke(criterion: &mut Criterion) {
         for _ in 0..WARM_UP {
             runtime.block_on(answer());
         }
-        group.bench_function(name, |bencher| bencher.to_async(&runtime).iter(answer));
+        group.bench_function(name, |bencher| bencher.to_async(runtime).iter(answer));
     }
     group.finish();
 }

@@ -68,14 +68,8 @@ impl Dormouse {
     }
 
     fn command(&self, arguments: &[&OsStr]) -> Command {
-        let mut command = Command::new(binary());
-        command
-            .args(arguments)
-            .arg("--store")
-            .arg(&self.store)
-            .env_remove("DORMOUSE_SERVER")
-            .env_remove("RUST_LOG")
-            .stdin(Stdio::null());
+        let mut command = plain_command();
+        command.args(arguments).arg("--store").arg(&self.store);
         command
     }
 
@@ -86,12 +80,19 @@ impl Dormouse {
     #[track_caller]
     pub fn run(&self, arguments: &[&str]) -> Ended {
         let arguments: Vec<_> = arguments.iter().map(OsStr::new).collect();
-        let output = self.command(&arguments).output().expect("the command runs");
-        Ended {
-            code: output.status.code().expect("it was not killed"),
-            stdout: output.stdout,
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+        end(&mut self.command(&arguments))
+    }
+
+    /// Runs `bench engine` over the sample functions; it makes a store of its own.
+    ///
+    /// # Panics
+    /// Where it cannot be started or dies of a signal.
+    #[track_caller]
+    pub fn bench_engine(&self, arguments: &[&str]) -> Ended {
+        let mut command = plain_command();
+        command.args(["bench", "engine", "--images"]);
+        command.arg(images::folder()).args(arguments);
+        end(&mut command)
     }
 
     /// Deploys a file.
@@ -174,6 +175,25 @@ impl Drop for Serving {
     }
 }
 
+fn plain_command() -> Command {
+    let mut command = Command::new(binary());
+    command
+        .env_remove("DORMOUSE_SERVER")
+        .env_remove("RUST_LOG")
+        .stdin(Stdio::null());
+    command
+}
+
+#[track_caller]
+fn end(command: &mut Command) -> Ended {
+    let output = command.output().expect("the command runs");
+    Ended {
+        code: output.status.code().expect("it was not killed"),
+        stdout: output.stdout,
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
 /// The binary beside this test's own, built first where it is older than its sources:
 /// `cargo test --workspace` has built it, `cargo test -p dormouse-tests` has not.
 fn binary() -> &'static Path {
@@ -196,10 +216,12 @@ fn modified(path: &Path) -> Option<SystemTime> {
 }
 
 fn newest_source() -> Option<SystemTime> {
-    let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     ["abi", "vmm", "snapshot", "pager", "pool", "server", "cli"]
         .iter()
-        .flat_map(|name| files_below(&crates.join(name).join("src")))
+        .map(|name| root.join("crates").join(name))
+        .chain([root.join("benches")])
+        .flat_map(|package| files_below(&package.join("src")))
         .filter_map(|file| modified(&file))
         .max()
 }

@@ -20,9 +20,13 @@ pub fn image(function: &str) -> Vec<u8> {
 
 /// Where it is.
 pub(crate) fn path(function: &str) -> PathBuf {
-    let folder = std::env::var_os("DORMOUSE_TEST_IMAGES").map_or_else(
+    folder().join(function)
+}
+
+/// Where all of them are.
+pub(crate) fn folder() -> PathBuf {
+    std::env::var_os("DORMOUSE_TEST_IMAGES").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../functions/target/images"),
         PathBuf::from,
-    );
-    folder.join(function)
+    )
 }

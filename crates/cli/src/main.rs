@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod bench;
 mod build;
 mod deploy;
 mod doctor;
@@ -44,6 +45,8 @@ enum Command {
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotCommand),
     Doctor(doctor::DoctorArgs),
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
 }
 
 fn main() -> ExitCode {
@@ -71,6 +74,7 @@ fn execute(command: &Command) -> Result<ExitCode> {
         Command::Invoke(args) => wait(invoke::invoke(args))?,
         Command::Snapshot(command) => wait(snapshot::snapshot(command))?,
         Command::Doctor(args) => doctor::doctor(args)?,
+        Command::Bench(command) => bench::bench(command)?,
     }
     Ok(ExitCode::SUCCESS)
 }

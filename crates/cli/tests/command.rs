@@ -11,6 +11,7 @@ fn dormouse(folder: &Path, line: &[&str]) -> Output {
         .current_dir(folder)
         .env_remove("DORMOUSE_SERVER")
         .env_remove("DORMOUSE_STORE")
+        .env_remove("DORMOUSE_TEST_IMAGES")
         .env_remove("RUST_LOG")
         .output()
         .unwrap()
@@ -53,6 +54,13 @@ fn the_command_line_is_checked() {
     );
     fails(&["deploy", "a/b", "text"], 2, &["a/b"]);
     fails(&["invoke", "f", "--path", "a b"], 2, &["%XX"]);
+    fails(&["bench", "engine"], 2, &["xtask functions", "--images"]);
+    fails(
+        &["bench", "engine", "--images", ".", "--rows", "nothing/*"],
+        2,
+        &["nothing/*", "first-exit/hello"],
+    );
+    fails(&["bench", "engine", "--rows", "a**b"], 2, &["a**b"]);
     for number in ["0", "18446744073709551615", "many"] {
         fails(
             &["serve", "--max-concurrency", number],
