@@ -124,7 +124,7 @@ impl Machine {
         timings: &mut Timings,
     ) -> Result<(), Error> {
         self.memory = Memory::Used;
-        self.is_recording = matches!(policy, Policy::Record);
+        self.is_recording = function.wants_runs();
         self.expects_faults = !matches!(policy, Policy::Map);
         function.wait_until_unique();
         let begun = Instant::now();
@@ -280,6 +280,13 @@ impl Machine {
     pub(crate) fn changed_state(&self, function: &Function) -> Result<Vec<&'static str>, Error> {
         let vm = self.clone_at_hand().ok_or_else(lost)?;
         Ok(vm.differences(&function.state().vm)?)
+    }
+
+    /// Sets the vCPU's state and gives all memory back.
+    pub(crate) fn make_ready(&mut self, function: &Function) -> Result<(), Error> {
+        self.set_state(function)?;
+        self.make_blank(function);
+        Ok(())
     }
 
     /// Gives back all memory that the clone holds, and maps the snapshot for the next one: nothing
