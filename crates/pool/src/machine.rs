@@ -38,8 +38,10 @@ pub(crate) struct Machine {
     console: Tail,
     /// The memory that it may hold.
     pub(crate) charge: SharedCharge,
-    /// Whether the last run is one for the working set to learn from.
+    /// Whether the run at hand is one for the working set to learn from.
     is_recording: bool,
+    /// What was learned from the last run, if it was such a one: a working set that became known.
+    learned: Option<Option<WorkingSet>>,
     /// Whether the pager will have more to do than to wait.
     expects_faults: bool,
     _registered: Registered,
@@ -94,6 +96,7 @@ impl Machine {
             console: Tail::default(),
             charge,
             is_recording: false,
+            learned: None,
             expects_faults: false,
             _registered: registered,
         };
@@ -173,6 +176,8 @@ impl Machine {
         timings.restore_us = elapsed_us(in_hand);
         let result = self.run(function, &mut vm, limit, &mut timings)?;
         self.guest = Guest::Unset(vm.into_shell());
+        // Before the answer is out: the next request is to profit from it.
+        self.learned = self.learn(function);
         if start == StartType::Restored {
             function.crossover.restored(&timings);
         } else {
@@ -230,7 +235,7 @@ impl Machine {
     ///
     /// An error leaves the machine blank, which is good for the next restore, or dead.
     pub(crate) fn recycle(&mut self, function: &Function) -> Result<Option<WorkingSet>, Error> {
-        let learned = self.learn(function);
+        let learned = self.learned.take();
         let recycled = match &learned {
             Some(_) => self.set_state(function).map(|()| false),
             None => self.reset(function),
