@@ -36,7 +36,7 @@ fn burn_does_what_it_is_told_and_says_so() {
         ),
         (
             "?pages=1",
-            "There is no \"pages\": ask for ms, read or write.\n",
+            "There is no \"pages\": ask for ms, read, write or seed.\n",
         ),
     ] {
         let reply = burn(query);

@@ -123,17 +123,20 @@ fn table(tuned: &Tuned) -> Result<()> {
         } = spread;
         (format!("{median_us}"), format!("{lower_us}–{upper_us}"))
     };
-    let rows: Vec<[String; 7]> = tuned
+    let rows: Vec<[String; 9]> = tuned
         .rows
         .iter()
         .map(|row| {
             let mark = if row.paging == tuned.winner { " *" } else { "" };
             let (warm, warm_spread) = spread(&row.warm);
+            let (next, next_spread) = spread(&row.next);
             let (cold, cold_spread) = row.cold.as_ref().map(spread).unwrap_or_default();
             [
                 format!("{}{mark}", row.paging),
                 warm,
                 warm_spread,
+                next,
+                next_spread,
                 cold,
                 cold_spread,
                 row.faults.to_string(),
@@ -144,6 +147,8 @@ fn table(tuned: &Tuned) -> Result<()> {
     let header = [
         "PAGING",
         "WARM, US",
+        "QUARTILES",
+        "NEXT, US",
         "QUARTILES",
         "COLD, US",
         "QUARTILES",

@@ -46,32 +46,37 @@ pub(crate) struct Layout<'a> {
 
 /// A set of pages as a bitmap.
 #[derive(Debug, Default)]
-struct PageSet(Vec<u64>);
+struct PageSet {
+    words: Vec<u64>,
+    count: u64,
+}
 
 impl PageSet {
     /// Empties the set and makes room for `pages`; reuses its memory.
     fn reset(&mut self, pages: u64) {
-        self.0.clear();
-        self.0.resize(pages.div_ceil(64) as usize, 0);
+        let words = pages.div_ceil(64) as usize;
+        if self.count > 0 || self.words.len() != words {
+            self.words.clear();
+            self.words.resize(words, 0);
+            self.count = 0;
+        }
     }
 
     fn has(&self, page: u64) -> bool {
-        self.0[(page / 64) as usize] & (1 << (page % 64)) != 0
+        self.words[(page / 64) as usize] & (1 << (page % 64)) != 0
     }
 
     fn add(&mut self, pages: Range<u64>) {
-        let mut page = pages.start;
-        while page < pages.end {
-            let end = pages.end.min((page / 64 + 1) * 64);
-            let ones = u64::MAX >> (64 - (end - page));
-            self.0[(page / 64) as usize] |= ones << (page % 64);
-            page = end;
+        for page in pages {
+            self.count += u64::from(!self.has(page));
+            self.words[(page / 64) as usize] |= 1 << (page % 64);
         }
     }
 
     fn remove(&mut self, pages: Range<u64>) {
         for page in pages {
-            self.0[(page / 64) as usize] &= !(1 << (page % 64));
+            self.count -= u64::from(self.has(page));
+            self.words[(page / 64) as usize] &= !(1 << (page % 64));
         }
     }
 
@@ -84,7 +89,7 @@ impl PageSet {
     fn next(&self, from: u64, pages: u64, member: bool) -> Option<u64> {
         let mut page = from;
         while page < pages {
-            let word = self.0[(page / 64) as usize];
+            let word = self.words[(page / 64) as usize];
             let wanted = (if member { word } else { !word }) >> (page % 64);
             if wanted != 0 {
                 let found = page + u64::from(wanted.trailing_zeros());
@@ -162,6 +167,11 @@ impl Faults {
     /// Notes that pages are in.
     pub(crate) fn filled(&mut self, pages: Range<u64>) {
         self.present.add(pages);
+    }
+
+    /// Whether no page is in.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.present.count == 0
     }
 
     /// Notes that pages were dropped.

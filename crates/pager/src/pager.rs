@@ -139,6 +139,9 @@ impl Pager {
     /// All that was in the region before is gone; what was attached before is detached. The guest
     /// must not run meanwhile. A former error that nobody took is forgotten.
     ///
+    /// Where the same shared source is attached already and nobody has touched any of it, only the
+    /// replay is left to do: so attach under [`Policy::Lazy`] ahead, which costs no memory.
+    ///
     /// # Errors
     /// [`Error::SizeMismatch`], [`Error::ForeignPlan`], [`Error::PartialPlan`],
     /// [`Error::NotShared`], [`Error::HandlerDead`], [`Error::Os`], or [`Error::ReadPages`] from
@@ -167,6 +170,7 @@ impl Pager {
         self.shared.counters.reset();
         self.shared.take_error();
         let mut attach = || {
+            let is_ready = !matches!(policy, Policy::Map) && session.is_untouched(&range, source);
             let map = |session: &mut Session| {
                 session.map(tools, range.clone(), source, around_pages)?;
                 let mapped = start.elapsed();
@@ -175,7 +179,12 @@ impl Pager {
                 }
                 Ok(mapped)
             };
-            let mapped = map(&mut session)?;
+            let mapped = if is_ready {
+                session.begin(source, around_pages);
+                start.elapsed()
+            } else {
+                map(&mut session)?
+            };
             let registered = start.elapsed();
             let mut moved_pages = 0;
             if let Policy::Staged(stage) = policy {

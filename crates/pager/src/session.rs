@@ -97,6 +97,24 @@ impl Session {
         Some((self.attached.as_ref()?, &mut self.faults))
     }
 
+    /// Whether the shared source is over the range, its faults are ours, and not one page is in.
+    pub(crate) fn is_untouched(&self, range: &HostRange, source: &Source) -> bool {
+        let ours = |attached: &&Attached| {
+            attached.registered
+                && !attached.failed
+                && attached.source.id() == source.id()
+                && attached.source.layout().local
+                && attached.range.address() == range.address()
+        };
+        self.attached.as_ref().filter(ours).is_some() && self.faults.is_empty()
+    }
+
+    /// Begins anew with nothing of the source in.
+    pub(crate) fn begin(&mut self, source: &Source, around_pages: u64) {
+        self.faults.reset(source.pages(), around_pages);
+        self.held_pages = 0;
+    }
+
     /// Maps the source over the range, instead of what is there. The kernel serves its faults until
     /// it is registered; each fault brings in up to `around_pages` from then on.
     pub(crate) fn map(
@@ -119,8 +137,7 @@ impl Session {
         }
         // Whoever waited on the old mapping takes the fault again, on the new one.
         tools.fd.wake(range.address(), range.bytes())?;
-        self.faults.reset(source.pages(), around_pages);
-        self.held_pages = 0;
+        self.begin(source, around_pages);
         self.attached = Some(Attached {
             range,
             source: source.clone(),

@@ -6,7 +6,6 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-use dormouse_pager::Policy;
 use dormouse_snapshot::{FunctionName, Store, WorkingSet};
 use dormouse_vmm::GuestRam;
 
@@ -101,7 +100,7 @@ impl Engine {
     /// # Errors
     /// As [`Engine::run`]; [`Error::Unanswered`] where the function fails on it.
     pub fn learn(&mut self, request: &Request) -> Result<(), Error> {
-        while matches!(self.function.policy(), Policy::Record) {
+        while self.function.wants_runs() {
             let outcome = self.run(request)?;
             outcome
                 .result
@@ -126,6 +125,27 @@ impl Engine {
         self.machine
             .restore(&self.function, &policy, &mut timings)?;
         timings.restore_us = crate::deploy::elapsed_us(begun);
+        Ok(timings)
+    }
+
+    /// Makes the shell ready for the next clone: sets the vCPU's state, gives all memory back, and maps
+    /// the snapshot. What a pool does after an answer where it does not roll back.
+    ///
+    /// # Errors
+    /// What kept the state from being set.
+    pub fn make_ready(&mut self) -> Result<(), Error> {
+        self.machine.make_ready(&self.function)
+    }
+
+    /// Makes a clone in a shell that is ready: what a request waits for. Returns the times of that.
+    ///
+    /// # Errors
+    /// What kept it from being restored.
+    pub fn wake(&mut self) -> Result<Timings, Error> {
+        let mut timings = Timings::default();
+        let policy = self.function.policy();
+        self.machine
+            .restore(&self.function, &policy, &mut timings)?;
         Ok(timings)
     }
 

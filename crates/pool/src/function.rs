@@ -263,6 +263,11 @@ impl Function {
         lock(&self.learning).policy()
     }
 
+    /// Whether there is something to learn from the next run.
+    pub(crate) fn wants_runs(&self) -> bool {
+        lock(&self.learning).wants_runs()
+    }
+
     /// Pages another way from now on.
     pub(crate) fn set_paging(&self, paging: Paging) -> Result<(), Error> {
         lock(&self.learning).set_paging(&self.source, paging)
@@ -313,7 +318,7 @@ impl Function {
 
     /// Holds an invocation against the working set.
     pub(crate) fn note_faults(&self, timings: &Timings) {
-        if lock(&self.learning).note(timings) {
+        if lock(&self.learning).note(&self.source, timings) {
             tracing::info!(function = %self.name, "the working set has drifted and is recorded again");
         }
     }

@@ -133,6 +133,13 @@ const MEMORY_IDLE: Duration = Duration::from_secs(10);
 /// How often it then asks whether it is one too many.
 const INSTANCE_IDLE: Duration = Duration::from_secs(60);
 
+/// Gives back the memory of the clone that waits, if one does.
+fn give_back(function: &Weak<Function>, built: &mut Option<Machine>) {
+    if let (Some(function), Some(machine)) = (function.upgrade(), built) {
+        machine.make_blank(&function);
+    }
+}
+
 /// The thread: build, then serve until the last handle is gone or the instance is retired.
 fn serve(function: &Weak<Function>, number: u64, inbox: &mpsc::Receiver<Told>) {
     let Some(built) = function.upgrade().map(|function| Machine::build(&function)) else {
@@ -149,16 +156,12 @@ fn serve(function: &Weak<Function>, number: u64, inbox: &mpsc::Receiver<Told>) {
                 instance,
             }) => (order, reply, instance),
             Ok(Told::GiveBack) => {
-                if let Some(machine) = &mut built {
-                    machine.make_blank();
-                }
+                give_back(function, &mut built);
                 continue;
             }
             Err(RecvTimeoutError::Disconnected) => return,
             Err(RecvTimeoutError::Timeout) => {
-                if let Some(machine) = &mut built {
-                    machine.make_blank();
-                }
+                give_back(function, &mut built);
                 if patience == INSTANCE_IDLE
                     && let Some(function) = function.upgrade()
                 {

@@ -2,21 +2,27 @@
 //! changed.
 //!
 //! ```text
-//!   recording ── 3 runs ──► known ── too many faults were not predicted ──► recording, on top
+//!   recording ── 1 exact run ──► refining ── 2 runs ──► known
+//!                                   ▲                     │
+//!                                   └── too many faults were not predicted
 //! ```
+//!
+//! Only the first run is recorded fault by fault. The next ones get all of it mapped and nothing
+//! copied ahead: so their faults are pages that it lacks, and what they have of their own is what
+//! they wrote.
 
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use dormouse_pager::{Policy, Source, Touched};
+use dormouse_pager::{Policy, Source, Touched, WorkingSetPlan};
 use dormouse_snapshot::WorkingSet;
 
 use crate::error::Error;
 use crate::message::Timings;
 use crate::paging::Paging;
 
-/// How many invocations are recorded before the working set is replayed.
+/// How many invocations the working set is made from.
 const RECORDED_RUNS: usize = 3;
 
 /// In how many of them a page must have been written to be copied ahead: a copy costs memory in
@@ -33,8 +39,6 @@ const DRIFT_WINDOW: u64 = 32;
 pub(crate) struct Learning {
     paging: Paging,
     state: State,
-    /// What was known before it drifted.
-    before: Option<WorkingSet>,
     window: u64,
     drift: Drift,
     /// The share of the window before.
@@ -42,8 +46,13 @@ pub(crate) struct Learning {
 }
 
 enum State {
-    /// What the runs recorded so far touched.
-    Recording(Vec<WorkingSet>),
+    /// Some runs are still to be learned from.
+    Recording {
+        /// What the runs before touched: all of it for the first, for the others what they wrote and
+        /// what was not mapped.
+        runs: Vec<WorkingSet>,
+        policy: Policy,
+    },
     /// Known, and made use of.
     Known {
         set: Arc<WorkingSet>,
@@ -76,12 +85,14 @@ impl Learning {
     ) -> Result<Self, Error> {
         let state = match known {
             Some(set) => State::known(source, paging, Arc::new(set))?,
-            None => State::Recording(Vec::new()),
+            None => State::Recording {
+                runs: Vec::new(),
+                policy: Policy::Record,
+            },
         };
         Ok(Self {
             paging,
             state,
-            before: None,
             window: DRIFT_WINDOW,
             drift: Drift::default(),
             last_share: 0.0,
@@ -91,8 +102,7 @@ impl Learning {
     /// How the next clone gets its memory.
     pub(crate) fn policy(&self) -> Policy {
         match &self.state {
-            State::Recording(_) => Policy::Record,
-            State::Known { policy, .. } => policy.clone(),
+            State::Recording { policy, .. } | State::Known { policy, .. } => policy.clone(),
             State::Unknown => Policy::Lazy,
         }
     }
@@ -113,8 +123,13 @@ impl Learning {
     pub(crate) fn known(&self) -> Option<&Arc<WorkingSet>> {
         match &self.state {
             State::Known { set, .. } => Some(set),
-            State::Recording(_) | State::Unknown => None,
+            State::Recording { .. } | State::Unknown => None,
         }
+    }
+
+    /// Whether there is something to learn from the next run.
+    pub(crate) fn wants_runs(&self) -> bool {
+        matches!(self.state, State::Recording { .. })
     }
 
     /// The share of faults that were not predicted, of the pages that were: of late.
@@ -135,36 +150,34 @@ impl Learning {
         source: &Source,
         run: Touched,
     ) -> Result<Option<WorkingSet>, Error> {
-        let State::Recording(runs) = &mut self.state else {
+        let State::Recording { runs, policy } = &mut self.state else {
             return Ok(None);
         };
+        // Only of an exact run is all that is there known to have been touched.
+        let read = match policy {
+            Policy::Record => run.read,
+            _ => Vec::new(),
+        };
         runs.push(WorkingSet::from_touched(
-            run.order.into_iter().chain(run.read.into_iter().flatten()),
+            run.order.into_iter().chain(read.into_iter().flatten()),
             run.written.into_iter().flatten(),
         ));
-        if runs.len() < RECORDED_RUNS {
-            return Ok(None);
-        }
-        let mut set = united(runs);
-        if let Some(before) = self.before.take() {
-            set = before.union(&set);
-        }
+        let state = if runs.len() < RECORDED_RUNS {
+            State::refining(source, std::mem::take(runs))
+        } else {
+            State::known(source, self.paging, Arc::new(united(runs)))
+        };
         self.drift = Drift::default();
-        match State::known(source, self.paging, Arc::new(set.clone())) {
-            Ok(known) => {
-                self.state = known;
-                Ok(Some(set))
-            }
-            Err(error) => {
-                self.state = State::Unknown;
-                Err(error)
-            }
+        self.state = state.unwrap_or(State::Unknown);
+        match &self.state {
+            State::Known { set, .. } => Ok(Some(WorkingSet::clone(set))),
+            State::Recording { .. } | State::Unknown => Ok(None),
         }
     }
 
     /// Counts an invocation against what was predicted. True where the set has drifted and is
     /// recorded again from now on.
-    pub(crate) fn note(&mut self, timings: &Timings) -> bool {
+    pub(crate) fn note(&mut self, source: &Source, timings: &Timings) -> bool {
         let State::Known { set, .. } = &self.state else {
             return false;
         };
@@ -184,14 +197,24 @@ impl Learning {
         self.drift = Drift::default();
         if has_drifted {
             self.window = self.window.saturating_mul(2);
-            self.before = Some(WorkingSet::clone(set));
-            self.state = State::Recording(Vec::new());
+            let before = vec![WorkingSet::clone(set)];
+            if let Ok(refining) = State::refining(source, before) {
+                self.state = refining;
+            }
         }
         has_drifted
     }
 }
 
 impl State {
+    /// Maps all that the runs touched and copies nothing, so that what the next run writes shows.
+    fn refining(source: &Source, runs: Vec<WorkingSet>) -> Result<Self, Error> {
+        let touched: Vec<_> = runs.iter().flat_map(|run| run.merged(0)).collect();
+        let plan = WorkingSetPlan::new(source, &touched, &[])?;
+        let policy = Policy::WorkingSet(Arc::new(plan));
+        Ok(Self::Recording { runs, policy })
+    }
+
     fn known(source: &Source, paging: Paging, set: Arc<WorkingSet>) -> Result<Self, Error> {
         let policy = paging.policy(source, &set)?;
         Ok(Self::Known { set, policy })
@@ -211,6 +234,14 @@ fn united(runs: &[WorkingSet]) -> WorkingSet {
         for page in run.written.iter().cloned().flatten() {
             *written.entry(page).or_default() += 1;
         }
+    }
+    // What the first run read was mapped for the others: nobody knows whether they touched it.
+    for page in runs
+        .iter()
+        .take(1)
+        .flat_map(|run| run.read.iter().cloned().flatten())
+    {
+        touched.insert(page, AGREEING_RUNS);
     }
     let agreed = touched
         .values()
@@ -266,12 +297,18 @@ mod tests {
         Source::not_local(4096, Arc::new([0..4096]), Arc::new(|_, _| Ok(()))).unwrap()
     }
 
+    fn learning() -> Learning {
+        Learning::new(&source(), Paging::WorkingSet, None).unwrap()
+    }
+
     fn learned(runs: [Touched; 3]) -> WorkingSet {
-        let mut learning = Learning::new(&source(), Paging::WorkingSet, None).unwrap();
+        let mut learning = learning();
+        assert!(matches!(learning.policy(), Policy::Record));
         let learned = runs.map(|run| learning.learn(&source(), run).unwrap());
         let [None, None, Some(set)] = learned else {
             panic!("known too early or too late")
         };
+        assert!(!learning.wants_runs());
         assert!(matches!(learning.policy(), Policy::WorkingSet(_)));
         set
     }
@@ -284,55 +321,73 @@ mod tests {
     }
 
     #[test]
+    fn only_the_first_run_is_recorded_fault_by_fault() {
+        let mut learning = learning();
+        learning.learn(&source(), run(&[1, 2], &[5])).unwrap();
+        assert!(learning.wants_runs() && learning.known().is_none());
+        let Policy::WorkingSet(plan) = learning.policy() else {
+            panic!("the second run is recorded page by page, too")
+        };
+        assert_eq!(plan.pages(), 5, "of pages 1 to 5, gaps included");
+    }
+
+    #[test]
     fn sets_are_united_and_agreed_writes_are_copied_ahead() {
+        // The later runs tell only what they wrote and what was not mapped for them.
         let set = learned([
-            run(&[1, 2, 7], &[5]),
-            run(&[1, 3], &[5, 6]),
-            run(&[1, 2, 6], &[5]),
+            run(&[1, 2, 7], &[5, 8]),
+            run(&[3], &[5, 6]),
+            run(&[6], &[5]),
         ]);
-        assert_eq!(set.order, [1, 2, 7, 5, 3, 6]);
-        assert_eq!(set.written, [5..6], "page 6 was written once only");
-        assert_eq!(set.read, [1..4, 6..8]);
+        assert_eq!(set.order, [1, 2, 7, 5, 8, 3, 6]);
+        assert_eq!(set.written, [5..6], "pages 6 and 8 were written once only");
+        assert_eq!(set.read, [1..4, 6..9]);
     }
 
     #[test]
     fn an_odd_request_is_left_out() {
         let large: Vec<u64> = (100..2000).collect();
-        let set = learned([
-            run(&[1, 2], &[5]),
-            run(&[1, 2, 3], &large),
-            run(&[1, 2, 9], &[5]),
-        ]);
-        assert_eq!(set.written, [5..6]);
-        assert_eq!(set.read, [1..3, 9..10]);
+        let with_large = |read: &[u64]| run(read, &[&[5], &large[..]].concat());
+        for (first, second) in [
+            (run(&[1, 2], &[5]), with_large(&[3])),
+            (with_large(&[1, 2, 3]), run(&[], &[5])),
+        ] {
+            let set = learned([first, second, run(&[9], &[5])]);
+            assert_eq!(set.written, [5..6]);
+            assert!(set.pages() < 10, "{set:?}");
+            assert!(set.order.contains(&1) && set.order.contains(&9));
+        }
     }
 
     #[test]
     fn a_set_that_has_drifted_is_recorded_again_on_top() {
-        let mut learning = Learning::new(&source(), Paging::WorkingSet, None).unwrap();
+        let mut learning = learning();
         for _ in 0..3 {
             learning.learn(&source(), run(&[1, 2], &[3])).unwrap();
         }
         for _ in 0..DRIFT_WINDOW {
-            assert!(!learning.note(&faults(0)));
+            assert!(!learning.note(&source(), &faults(0)));
         }
         for _ in 1..DRIFT_WINDOW {
-            assert!(!learning.note(&faults(1)));
+            assert!(!learning.note(&source(), &faults(1)));
         }
         assert!(learning.drift() > 0.3);
         assert!(
-            learning.note(&faults(1)),
+            learning.note(&source(), &faults(1)),
             "a third of the set was not predicted"
         );
-        assert!(matches!(learning.policy(), Policy::Record));
-        for _ in 0..2 {
-            assert_eq!(learning.learn(&source(), run(&[1, 9], &[3])).unwrap(), None);
-        }
-        let set = learning.learn(&source(), run(&[1, 9], &[3])).unwrap();
-        assert_eq!(set.unwrap().order, [1, 2, 3, 9]);
+        assert!(learning.wants_runs());
+        assert!(
+            matches!(learning.policy(), Policy::WorkingSet(_)),
+            "what is known is mapped meanwhile"
+        );
+        assert_eq!(learning.learn(&source(), run(&[9], &[3])).unwrap(), None);
+        let set = learning.learn(&source(), run(&[], &[3])).unwrap().unwrap();
+        assert_eq!(set.order, [1, 2, 3, 9]);
+        assert_eq!(set.written, [3..4]);
         // It takes longer to be convinced again.
         for _ in 0..DRIFT_WINDOW {
-            assert!(!learning.note(&faults(1)));
+            assert!(!learning.note(&source(), &faults(1)));
         }
     }
 

@@ -7,8 +7,9 @@
 //! ```
 //!
 //! The vCPU's state is set when the shell is built and after every run, never between a request and
-//! its run. Memory is attached when a request comes, so that a shell that waits holds none of it;
-//! or it is still there, made pristine in place after the run before.
+//! its run. A blank shell has the snapshot mapped, and nothing of it in: that costs no memory, and
+//! when a request comes the working set is brought in. Or all of it is still there, made pristine in
+//! place after the run before.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,8 +38,10 @@ pub(crate) struct Machine {
     console: Tail,
     /// The memory that it may hold.
     pub(crate) charge: SharedCharge,
-    /// Whether the last run is one for the working set to learn from.
+    /// Whether the run at hand is one for the working set to learn from.
     is_recording: bool,
+    /// What was learned from the last run, if it was such a one: a working set that became known.
+    learned: Option<Option<WorkingSet>>,
     /// Whether the pager will have more to do than to wait.
     expects_faults: bool,
     _registered: Registered,
@@ -57,7 +60,7 @@ enum Guest {
 /// What is under the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Memory {
-    /// Nothing.
+    /// Nothing: the snapshot is mapped at most.
     Blank,
     /// The snapshot, as it was attached.
     Restored,
@@ -93,10 +96,12 @@ impl Machine {
             console: Tail::default(),
             charge,
             is_recording: false,
+            learned: None,
             expects_faults: false,
             _registered: registered,
         };
         machine.set_state(function)?;
+        machine.map_ahead(function)?;
         Ok(machine)
     }
 
@@ -122,7 +127,7 @@ impl Machine {
         timings: &mut Timings,
     ) -> Result<(), Error> {
         self.memory = Memory::Used;
-        self.is_recording = matches!(policy, Policy::Record);
+        self.is_recording = function.wants_runs();
         self.expects_faults = !matches!(policy, Policy::Map);
         function.wait_until_unique();
         let begun = Instant::now();
@@ -171,6 +176,8 @@ impl Machine {
         timings.restore_us = elapsed_us(in_hand);
         let result = self.run(function, &mut vm, limit, &mut timings)?;
         self.guest = Guest::Unset(vm.into_shell());
+        // Before the answer is out: the next request is to profit from it.
+        self.learned = self.learn(function);
         if start == StartType::Restored {
             function.crossover.restored(&timings);
         } else {
@@ -228,14 +235,14 @@ impl Machine {
     ///
     /// An error leaves the machine blank, which is good for the next restore, or dead.
     pub(crate) fn recycle(&mut self, function: &Function) -> Result<Option<WorkingSet>, Error> {
-        let learned = self.learn(function);
+        let learned = self.learned.take();
         let recycled = match &learned {
             Some(_) => self.set_state(function).map(|()| false),
             None => self.reset(function),
         };
         match recycled {
             Ok(true) => {}
-            Ok(false) | Err(_) => self.make_blank(),
+            Ok(false) | Err(_) => self.make_blank(function),
         }
         recycled?;
         function.stage_ahead();
@@ -280,13 +287,33 @@ impl Machine {
         Ok(vm.differences(&function.state().vm)?)
     }
 
-    /// Gives back all memory that the clone holds.
-    pub(crate) fn make_blank(&mut self) {
-        if self.memory != Memory::Blank {
-            self.pager.detach();
-            self.memory = Memory::Blank;
-            self.charge.lock().keep(INSTANCE_BYTES);
+    /// Sets the vCPU's state and gives all memory back.
+    pub(crate) fn make_ready(&mut self, function: &Function) -> Result<(), Error> {
+        self.set_state(function)?;
+        self.make_blank(function);
+        Ok(())
+    }
+
+    /// Gives back all memory that the clone holds, and maps the snapshot for the next one: nothing
+    /// of it is in, so that costs no memory, and only what it touches is left to be brought in.
+    pub(crate) fn make_blank(&mut self, function: &Function) {
+        if self.memory == Memory::Blank {
+            return;
         }
+        self.pager.detach();
+        self.memory = Memory::Blank;
+        self.charge.lock().keep(INSTANCE_BYTES);
+        if let Err(error) = self.map_ahead(function) {
+            // The next restore tries again, and has somebody to tell.
+            tracing::debug!(function = %function.name(), %error, "nothing was mapped ahead");
+        }
+    }
+
+    fn map_ahead(&mut self, function: &Function) -> Result<(), Error> {
+        let region = Arc::clone(self.shell().ok_or_else(lost)?.ram().region());
+        let source = function.source();
+        self.pager.attach(&region, source, &Policy::Lazy)?;
+        Ok(())
     }
 
     /// The clone, while its vCPU's state is the snapshot's.

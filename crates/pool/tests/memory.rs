@@ -120,3 +120,56 @@ async fn a_run_over_the_budget_is_ended_and_others_go_on() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
+
+async fn get(pool: &Pool, name: &str, target: &str) {
+    let outcome = ask(pool, name, target, Vec::new()).await.unwrap();
+    outcome.result.unwrap();
+}
+
+/// Waits until no more than so much is held.
+async fn held_falls_to(pool: &Pool, bytes: u64) {
+    let patience = std::time::Instant::now() + Duration::from_secs(60);
+    while held(pool) > bytes {
+        let held = held(pool);
+        assert!(
+            std::time::Instant::now() < patience,
+            "{held} bytes are still held"
+        );
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// A clone that is rolled back keeps the pages that it writes each time: until another function needs
+/// them, or nobody came for a while.
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_clones_give_their_memory_back() {
+    const WRITTEN_BYTES: u64 = 1500 * 4096;
+    let (Some(burn), Some(hello)) = (image("burn"), image("hello")) else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let all = pool(&folder, 600 * MIB);
+    all.deploy("burn", burn, config(64 * MIB)).await.unwrap();
+    all.deploy("hello", hello, config(64 * MIB)).await.unwrap();
+    // The working set becomes known, and is stored.
+    for _ in 0..5 {
+        get(&all, "burn", "/?write=1500").await;
+    }
+    all.drain(Duration::from_secs(10)).await;
+
+    let pool = pool(&folder, 34 * MIB);
+    for _ in 0..3 {
+        get(&pool, "burn", "/?write=1500").await;
+    }
+    let idle = held(&pool);
+    assert!(
+        idle > 24 * MIB + WRITTEN_BYTES,
+        "only {idle} bytes are held"
+    );
+    get(&pool, "hello", "/").await;
+    held_falls_to(&pool, idle - WRITTEN_BYTES / 2).await;
+
+    get(&pool, "burn", "/?write=1500").await;
+    let idle = held(&pool);
+    held_falls_to(&pool, idle - WRITTEN_BYTES / 2).await;
+}

@@ -96,6 +96,8 @@ async fn the_winner_is_kept_in_the_manifest_and_used() {
         let cold = row.cold.expect("a cold run").median_us;
         assert!(cold > row.warm.median_us, "opening costs nothing? {row:?}");
         assert!(row.private_bytes > 0, "{row:?}");
+        let is_same = row.next == row.warm;
+        assert_eq!(is_same, row.paging == Paging::Staged, "{row:?}");
     }
     let lazy = &tuned.rows[0];
     assert!(lazy.faults > tuned.rows[1].faults, "{tuned:?}");

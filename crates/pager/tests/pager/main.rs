@@ -11,5 +11,6 @@ mod cycles;
 mod failures;
 mod policies;
 mod rig;
+mod rollback;
 mod staging;
 mod working_set;
