@@ -37,10 +37,9 @@ const BALLAST: usize = 100;
 const BARE_CLONES: usize = 100;
 /// A clone's VM, vCPU, userfaultfd and event descriptors, and some to spare.
 const DESCRIPTORS_PER_CLONE: u64 = 16;
-/// How often memory is read for each count. All of it is over before an idle clone gives its memory
-/// back.
-const READINGS: usize = 10;
-const PAUSE: Duration = Duration::from_millis(100);
+/// How often the pool grows. Each growth begins with a machine at rest.
+const GROWTHS: usize = 3;
+const SETTLING: Duration = Duration::from_millis(500);
 
 fn measure(lab: &Lab) -> Result<Vec<Row>, Error> {
     let most = COUNTS[COUNTS.len() - 1] + BALLAST;
@@ -50,6 +49,38 @@ fn measure(lab: &Lab) -> Result<Vec<Row>, Error> {
         ..FunctionConfig::default()
     };
     let mut engine = lab.engine("idle", "hello", config, &request("/"))?;
+    let bare = Bare::new(&mut engine, &request("/"))?;
+    let mut found = Found::default();
+    for _ in 0..GROWTHS {
+        grow(lab, &bare, &mut found)?;
+    }
+    let [_, _, (largest, _)] = &found.counts;
+    let beside = Samples::new(largest.clone()).zip(Samples::new(found.bare));
+    let beside = beside.map(|(ours, floor)| Row::beside("memory/bare", "MiB", &ours, &floor));
+    let mut rows = Vec::new();
+    for (clones, (available, pss)) in COUNTS.into_iter().zip(found.counts) {
+        for (name, values) in [("available", available), ("pss", pss)] {
+            let name = format!("memory/{name}/{clones}");
+            let values = Samples::new(values);
+            rows.extend(values.map(|values| Row::alone(name, "MiB", &values).with_limit(LIMIT)));
+        }
+    }
+    rows.extend(beside);
+    rows.retain(|row| lab.wants(&row.name));
+    Ok(rows)
+}
+
+/// What a clone costs in MiB, one number for each growth.
+#[derive(Default)]
+struct Found {
+    /// For each of [`COUNTS`]: what the machine has less available, and what this process has more.
+    counts: [(Vec<f64>, Vec<f64>); COUNTS.len()],
+    /// What the machine has less available for a clone of the floor.
+    bare: Vec<f64>,
+}
+
+/// Lets a pool grow to each count of clones that have served a request and are idle.
+fn grow(lab: &Lab, bare: &Bare, found: &mut Found) -> Result<(), Error> {
     let pool = lab.pool(PoolConfig {
         max_concurrency: 1024,
         shells_ahead: 0,
@@ -59,62 +90,29 @@ fn measure(lab: &Lab) -> Result<Vec<Row>, Error> {
     invoke(lab, &pool, 1)?;
     let ballast = take(lab, &pool, BALLAST)?;
     let before = Usage::at_rest()?;
-    let (mut rows, mut ours) = (Vec::new(), None);
-    // Once only: memory that was given back is not available at once, and would not be missed.
-    for clones in COUNTS {
+    for (clones, (available, pss)) in COUNTS.into_iter().zip(&mut found.counts) {
         invoke(lab, &pool, clones)?;
-        let PerClone { available, pss } = PerClone::since(&before, clones)?;
-        for (name, values) in [("available", &available), ("pss", &pss)] {
-            let name = format!("memory/{name}/{clones}");
-            if lab.wants(&name) {
-                rows.push(Row::alone(name, "MiB", values).with_limit(LIMIT));
-            }
-        }
-        ours = Some(available);
+        // What follows an answer is done by then, and no idle clone gives its memory back yet.
+        std::thread::sleep(SETTLING);
+        let now = Usage::now()?;
+        available.push(mib(before.available_kib, now.available_kib) / clones as f64);
+        pss.push(mib(now.pss_kib, before.pss_kib) / clones as f64);
     }
-    let name = "memory/bare";
-    if let (true, Some(ours)) = (lab.wants(name), ours) {
-        let bare = Bare::new(&mut engine, &request("/"))?;
-        let before = Usage::now()?;
-        let clones = (0..BARE_CLONES)
-            .map(|_| bare.another())
-            .collect::<Result<Vec<_>, _>>()?;
-        let floor = PerClone::since(&before, clones.len())?;
-        rows.push(Row::beside(name, "MiB", &ours, &floor.available));
-    }
-    drop(ballast);
+    let before = Usage::now()?;
+    let clones = (0..BARE_CLONES)
+        .map(|_| bare.another())
+        .collect::<Result<Vec<_>, _>>()?;
+    let now = Usage::now()?;
+    found
+        .bare
+        .push(mib(before.available_kib, now.available_kib) / clones.len() as f64);
+    drop((clones, ballast));
     lab.wait(pool.drain(Duration::from_secs(10)));
-    Ok(rows)
+    Ok(())
 }
 
-/// What each of so many clones costs, in MiB, read several times.
-struct PerClone {
-    /// What the machine has less available.
-    available: Samples,
-    /// What this process has more.
-    pss: Samples,
-}
-
-impl PerClone {
-    fn since(before: &Usage, clones: usize) -> Result<Self, Error> {
-        let (mut available, mut pss) = (Vec::new(), Vec::new());
-        for _ in 0..READINGS {
-            std::thread::sleep(PAUSE);
-            let now = Usage::now()?;
-            let mib =
-                |kib: u64, less_kib: u64| (kib as f64 - less_kib as f64) / 1024.0 / clones as f64;
-            available.push(mib(before.available_kib, now.available_kib));
-            pss.push(mib(now.pss_kib, before.pss_kib));
-        }
-        let samples = |values| {
-            let none = || std::io::Error::other("there are no clones");
-            Samples::new(values).ok_or_else(|| Error::system("counting clones")(none()))
-        };
-        Ok(Self {
-            available: samples(available)?,
-            pss: samples(pss)?,
-        })
-    }
+fn mib(kib: u64, less_kib: u64) -> f64 {
+    (kib as f64 - less_kib as f64) / 1024.0
 }
 
 /// So many instances, each another one.
