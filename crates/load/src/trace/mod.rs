@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! files ─ Trace::open ─┐                        ┌─ Trace::sample ─ a smaller trace
-//! SyntheticConfig ─────┴─ Trace ────────────────┤
+//! SyntheticConfig ─────┴─ Trace ─ burn_path ────┤
 //!                                               └─ Trace::write_2021 ─ a file
 //! ```
 //!
@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 
 mod azure2019;
 mod azure2021;
+mod burn;
 mod error;
 mod name;
 mod sample;
@@ -34,6 +35,7 @@ mod shape;
 mod synthetic;
 mod table;
 
+pub use burn::{BurnCaps, burn_path};
 pub use error::{Error, Result};
 pub use sample::SampleConfig;
 pub use synthetic::SyntheticConfig;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use dormouse_load::trace::{ReadStats, Result, SampleConfig, Trace};
 use tempfile::TempDir;
 
+mod burn;
 mod errors;
 mod files;
 mod hostile;
