@@ -9,6 +9,7 @@
 mod histogram;
 mod machine;
 mod record;
+pub mod trace;
 
 pub use histogram::Histogram;
 pub use machine::{Machine, field, kib};
