@@ -12,10 +12,14 @@ mod error;
 mod findings;
 mod histogram;
 mod machine;
+mod matrix;
 mod plan;
 mod record;
 mod recorder;
+mod replay;
+mod scenario;
 mod server_timing;
+mod session;
 mod target;
 pub mod trace;
 
@@ -24,6 +28,13 @@ pub use drive::{Progress, Stop, run};
 pub use error::Error;
 pub use histogram::Histogram;
 pub use machine::{Machine, field, kib};
+pub use matrix::MatrixConfig;
 pub use plan::{Pattern, Plan, Request};
 pub use record::{Band, ClientStats, ErrorStats, FORMAT, Part, Record, Run, Share, Slice};
+pub use replay::TraceConfig;
+pub use scenario::{
+    ClosedConfig, FunctionConfig, HowConfig, OpenConfig, Prepared, RateConfig, RequestConfig,
+    RunConfig, ScenarioConfig,
+};
+pub use session::{Event, session};
 pub use target::Target;

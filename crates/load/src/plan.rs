@@ -118,7 +118,7 @@ impl Plan {
     /// From the first request to the end of the measured time.
     #[must_use]
     pub fn length(&self) -> Duration {
-        self.warmup + self.measured
+        self.warmup.saturating_add(self.measured)
     }
 
     /// How requests come, in one line.
