@@ -81,7 +81,7 @@ pub(crate) struct Order {
 /// What an instance is told.
 enum Told {
     Serve {
-        order: Order,
+        order: Box<Order>,
         reply: oneshot::Sender<Result<Outcome, Error>>,
         /// The instance's own handle, to park itself with.
         instance: Instance,
@@ -137,7 +137,7 @@ impl Instance {
         let inbox = self.inbox.clone();
         // Should the thread be gone, all of it is dropped here and with it the reply's sender.
         let _ = inbox.send(Told::Serve {
-            order,
+            order: Box::new(order),
             reply,
             instance: self,
         });
@@ -199,7 +199,7 @@ fn serve(function: &Weak<Function>, number: u64, inbox: &mpsc::Receiver<Told>) {
             arrival,
             permits,
             charge,
-        } = order;
+        } = *order;
         let outcome = built
             .take()
             .map_or_else(|| Machine::build(&function), Ok)

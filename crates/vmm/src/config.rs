@@ -125,33 +125,43 @@ impl Placement {
 
 const GIB_BYTES: u64 = 1 << 30;
 
-/// A random base below 3 GiB for a guest of this size, or 4 GiB where it does not fit there.
+/// How far from a border of a GiB guests of 1 GiB or more may begin, before it and behind it. Hermit
+/// 0.10 starts at all of these; it does not at 128 MiB behind or 4 MiB before one.
+const BEFORE_BORDER_BYTES: u64 = 2 << 20;
+const BEHIND_BORDER_BYTES: u64 = 8 << 20;
+
+/// A random base below 3 GiB for a guest of this size, or 4 GiB where it does not fit there. Never 0,
+/// which is for those who ask for it.
 ///
 /// A guest of less than 1 GiB gets a place inside one GiB, the page at its end included: Hermit 0.10
 /// takes over the start mapping of the GiB that holds its kernel and stops with
-/// `ParentEntryHugePage` when it maps a stack into what is left of it in the next.
+/// `ParentEntryHugePage` when it maps a stack into what is left of it in the next. A larger one crosses
+/// a border wherever it is, and gets a place where there is next to nothing left of it.
 fn random_base(memory_bytes: u64, interface: Interface) -> Result<u64, Error> {
-    let places_in = |room: u64| room.saturating_sub(memory_bytes) / HUGE_PAGE_BYTES;
-    let (region_bytes, regions) = if memory_bytes < GIB_BYTES {
-        (GIB_BYTES, RANDOM_BASE_END / GIB_BYTES)
-    } else {
-        (RANDOM_BASE_END, 1)
+    let fits_in_one = |base: u64| base % GIB_BYTES + memory_bytes < GIB_BYTES;
+    let is_at_border = |base: u64| {
+        (base + BEFORE_BORDER_BYTES) % GIB_BYTES <= BEFORE_BORDER_BYTES + BEHIND_BORDER_BYTES
     };
-    let places = places_in(region_bytes);
-    if places * regions < 2 {
-        // With v1 only base 0 is left, or nothing; the checks that follow say which.
-        return Ok(match interface {
-            Interface::V1 => 0,
-            Interface::V2 => DEVICES.end,
-        });
-    }
+    let last = RANDOM_BASE_END.saturating_sub(memory_bytes);
+    let places = (HUGE_PAGE_BYTES..=last).step_by(HUGE_PAGE_BYTES as usize);
+    let places: Vec<u64> = if memory_bytes < GIB_BYTES {
+        places.filter(|base| fits_in_one(*base)).collect()
+    } else {
+        places.filter(|base| is_at_border(*base)).collect()
+    };
     let random = getrandom::u64().map_err(|e| Error::System {
         operation: "drawing a random base",
         source: e.into(),
     })?;
-    // Never place 0: a base of 0 is for those who ask for it.
-    let place = 1 + random % (places * regions - 1);
-    Ok(place / places * region_bytes + place % places * HUGE_PAGE_BYTES)
+    let chosen = random.checked_rem(places.len() as u64);
+    Ok(match chosen.and_then(|place| places.get(place as usize)) {
+        Some(base) => *base,
+        // With v1 only base 0 is left, or nothing; the checks that follow say which.
+        None => match interface {
+            Interface::V1 => 0,
+            Interface::V2 => DEVICES.end,
+        },
+    })
 }
 
 fn host_memory_bytes() -> u64 {

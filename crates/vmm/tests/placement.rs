@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::collections::BTreeSet;
+
 use dormouse_vmm::layout::MAX_MEMORY_BYTES;
 use dormouse_vmm::{Error, Interface, MachineConfig, Placement, Shell, Stop, Vm};
 use support::puppet::Puppet;
@@ -137,6 +139,36 @@ fn random_bases_differ_and_are_possible() {
     assert!(large.base >= 1 << 32, "{large:?}");
     let refused = choose(4 << 30, None, Interface::V1).unwrap_err();
     assert!(matches!(refused, Error::BaseTooHigh { .. }), "{refused:?}");
+}
+
+/// Every base that is drawn for a guest of this size, where there are few.
+fn drawn(memory_bytes: u64) -> BTreeSet<u64> {
+    let draw = |_| choose(memory_bytes, None, Interface::V1).unwrap().base;
+    (0..400).map(draw).collect()
+}
+
+#[test]
+fn hermit_starts_at_every_base_that_is_drawn_for_a_large_guest() {
+    kvm_or_skip!();
+    let image = support::image("hello");
+    for (memory_bytes, least) in [(1 << 30, 6), (1022 * MIB, 2)] {
+        let bases = drawn(memory_bytes);
+        assert!(bases.len() >= least, "{bases:x?}");
+        for base in bases {
+            let config = MachineConfig {
+                memory_bytes,
+                base: Some(base),
+                ..MachineConfig::default()
+            };
+            let (mut vm, output) = boot(&image, &config);
+            let stop = run(&mut vm);
+            assert!(
+                matches!(stop, Stop::Exchange { .. }),
+                "{memory_bytes} bytes at {base:#x}: {stop:?}\n{}",
+                output.kernel()
+            );
+        }
+    }
 }
 
 #[test]
