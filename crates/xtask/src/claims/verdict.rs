@@ -99,22 +99,38 @@ pub(super) fn judge(claim: &Claim, claimed: &Claimed<'_>, fresh: &Block, run: Ru
     verdict
 }
 
-/// A rule in words.
+/// A rule in words: as much of it as is compared in this run, where that is anything.
 fn rule(claim: &Claim, limit: Option<Limit>, run: Run) -> String {
-    let limit = limit.map(|limit| format!("at most {}", limit.at_most));
-    let equal = claim.equal.then(|| "the same".to_owned());
-    let factor = |factor: f64| (factor * run.widened * 100.0).round() / 100.0;
+    let mut rules: Vec<String> = Vec::new();
+    if let Some(limit) = limit {
+        let over = if limit.marked_over { ", or OVER" } else { "" };
+        rules.push(format!("at most {}{over}", limit.at_most));
+    }
+    if claim.equal {
+        rules.push("the same".to_owned());
+    }
+    if !rules.is_empty() && claim.is_elsewhere(run) && !limit.is_some_and(|l| l.marked_over) {
+        return rules.join(", ");
+    }
     let slack = match claim.slack {
         0.0 => String::new(),
-        slack => format!(" or {slack}"),
+        slack => format!(" (or {slack})"),
     };
-    let within = claim.within.map(factor);
-    let within = within.map(|factor| format!("within {factor} times{slack}"));
-    let no_worse = claim.no_worse.map(factor);
-    let no_worse = no_worse.map(|factor| format!("worse by {factor} times{slack} at most"));
-    let rules = [limit, equal, within, no_worse];
-    let rules: Vec<_> = rules.into_iter().flatten().collect();
+    let factor = |factor: f64| (factor * run.widened * 100.0).round() / 100.0;
+    if let Some(within) = claim.within.map(factor) {
+        rules.push(format!("within {within} times{slack}"));
+    }
+    if let Some(no_worse) = claim.no_worse.map(factor) {
+        rules.push(format!("at most {no_worse} times worse{slack}"));
+    }
     rules.join(", ")
+}
+
+impl Claim {
+    /// Whether its factors mean nothing in this run.
+    fn is_elsewhere(&self, run: Run) -> bool {
+        self.absolute && !run.same_machine
+    }
 }
 
 struct Sides<'a> {
@@ -136,23 +152,21 @@ impl Sides<'_> {
             return self.fails("is not the same");
         }
         let (old, new) = (values(&old), values(&new));
-        if let Some(limit) = self.old_limit {
-            // README may say itself that a limit is not kept; then it holds, and less does no harm.
-            let was_kept = limit.is_kept_by(&old);
-            match self.new_limit {
-                None => return self.fails("has no limit any more"),
-                Some(limit) if was_kept && !limit.is_kept_by(&new) => {
-                    return self.fails(&format!("is over its limit of {}", limit.at_most));
-                }
-                Some(_) => {}
+        // README may say itself that a limit is not kept; then it holds, and less does no harm.
+        let was_kept = self.old_limit.map(|limit| limit.is_kept_by(&old));
+        match (was_kept, self.new_limit) {
+            (Some(_), None) => return self.fails("has no limit any more"),
+            (Some(true), Some(limit)) if !limit.is_kept_by(&new) => {
+                return self.fails(&format!("is over its limit of {}", limit.at_most));
             }
+            _ => {}
         }
-        if claim.absolute && !run.same_machine {
-            let by_factor = claim.within.is_some() || claim.no_worse.is_some();
-            return if by_factor {
-                Outcome::OtherMachine
-            } else {
+        if claim.is_elsewhere(run) {
+            let is_checked = claim.equal || was_kept == Some(true);
+            return if is_checked {
                 Outcome::Holds
+            } else {
+                Outcome::OtherMachine
             };
         }
         let pairs = || old.iter().copied().zip(new.iter().copied());
@@ -320,7 +334,11 @@ mod tests {
             Outcome::Fails(_)
         ));
         let limited = format!("{rules}\nlimit = true");
-        assert_eq!(told(&limited, "110", ELSEWHERE), Outcome::OtherMachine);
+        // A limit is checked anywhere, and counts where README says that it is kept.
+        assert_eq!(told(&limited, "110", ELSEWHERE), Outcome::Holds);
+        let over = |run| outcome(&limited, ["130", "120 OVER"], ["999", "120 OVER"], run);
+        assert_eq!(over(ELSEWHERE), Outcome::OtherMachine);
+        assert!(matches!(over(HERE), Outcome::Fails(_)));
         assert!(matches!(
             told(&limited, "130", ELSEWHERE),
             Outcome::Fails(_)
