@@ -28,6 +28,10 @@ pub(super) struct Source {
 }
 
 /// All that README's figures come from. A new block needs an entry here, and its claims.
+///
+/// A block has the machine's facts in a line `(…):` of their own, and below it a fence with tables as
+/// text: a header, and columns that two blanks or more part. Each row's first cell is its name, which
+/// no other row of the block has.
 pub(super) const SOURCES: [Source; 2] = [
     Source {
         block: "demo",
