@@ -4,7 +4,8 @@
 //! letter is a name: none of its digits count (`x86-64`, `T0`, `p99`, `Apache-2.0`, `src/3/a.rs`). In
 //! a word that begins with a digit, all counts up to its first letter (`64` of `64-bit`, `6.18.44` of
 //! `6.18.44-fc`, `30` and `40` of `30-40`). Digits that `.` or `:` joins are one number (`1.85`,
-//! `127.0.0.1:8080`). Numbers that are written in words do not count.
+//! `127.0.0.1:8080`). A `-` that joins nothing is the sign of the number behind it. Numbers that are
+//! written in words do not count.
 
 use std::ops::Range;
 use std::sync::LazyLock;
@@ -30,10 +31,18 @@ pub(super) fn find(text: &str) -> Vec<Range<usize>> {
         let counts = word.as_str().find(char::is_alphabetic);
         let counts = &word.as_str()[..counts.unwrap_or(word.len())];
         for number in NUMBER.find_iter(counts) {
-            found.push(word.start() + number.start()..word.start() + number.end());
+            let start = word.start() + number.start();
+            let sign = usize::from(is_signed(&text[..start]));
+            found.push(start - sign..word.start() + number.end());
         }
     }
     found
+}
+
+/// Whether what stands before a number ends in its sign.
+fn is_signed(before: &str) -> bool {
+    let before = before.strip_suffix('-');
+    before.is_some_and(|before| !before.ends_with(|c: char| c.is_alphanumeric() || c == '-'))
 }
 
 /// The numbers of a text and what is left of it, with `#` in their places.
@@ -95,6 +104,7 @@ mod tests {
             ("localhost:8080 and :8081", &["8080", "8081"]),
             ("dur=0.029, 99.9%, _5_", &["0.029", "99.9", "5"]),
             ("1,000", &["1", "000"]),
+            ("-1.56…-0.39 (-2), --3", &["-1.56", "-0.39", "-2", "3"]),
         ] {
             assert_eq!(numbers(text), expected, "{text}");
         }

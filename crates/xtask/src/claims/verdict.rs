@@ -266,6 +266,8 @@ mod tests {
         }
         assert!(holds("within = 1.5", "6.00…13.0", "7.00…12.0"));
         assert!(!holds("within = 1.5", "6.00…13.0", "7.00…22.0"));
+        assert!(!holds("within = 1.5", "0.70", "-0.70"));
+        assert!(holds("within = 1.5", "-0.70", "-0.70"));
     }
 
     #[test]
