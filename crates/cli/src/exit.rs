@@ -125,6 +125,10 @@ fn classify(code: ErrorCode) -> (Exit, Option<&'static str>) {
     use ErrorCode as E;
     match code {
         E::BadName | E::BadOption => (Exit::Usage, None),
+        E::StartRefused => (
+            Exit::Usage,
+            Some("`dormouse serve --start-choice` is a server that allows it"),
+        ),
         // A bad image's own sentence says what to do.
         E::BadImage | E::BadRequest | E::TooLarge | E::HeadTooLarge => (Exit::Data, None),
         E::UnknownFunction => (
@@ -198,6 +202,7 @@ mod tests {
         assert_eq!(exit(ErrorCode::HostCannot), Exit::Unavailable);
         assert_eq!(exit(ErrorCode::QueueFull), Exit::Temporary);
         assert_eq!(exit(ErrorCode::UnknownFunction), Exit::NoInput);
+        assert_eq!(exit(ErrorCode::StartRefused), Exit::Usage);
     }
 
     #[test]

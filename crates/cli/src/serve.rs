@@ -65,6 +65,11 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "NUMBER", value_parser = at_once, default_value_t = Limits::default().connections)]
     max_connections: usize,
 
+    /// Let requests choose how their instance starts (header X-Dormouse-Start): for measurements,
+    /// since one client can make all others wait that way
+    #[arg(long)]
+    start_choice: bool,
+
     /// How long running requests may take to finish on shutdown
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "30s")]
     grace: Duration,
@@ -84,6 +89,7 @@ pub(crate) async fn serve(args: &ServeArgs) -> Result<()> {
         image_bytes: usize::try_from(args.max_image).unwrap_or(usize::MAX),
         connections: args.max_connections,
         grace: args.grace,
+        start_choice: args.start_choice,
         ..Limits::default()
     };
     raise_descriptor_limit();

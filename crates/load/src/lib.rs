@@ -4,13 +4,37 @@
 //! (a closed loop). Latency is counted from the time at which a request was *meant* to be sent, so
 //! that a target that stalls cannot hide the requests that it kept from being sent. A run ends in a
 //! [`Record`]: histograms, errors, start types, the target's own stages, and how the client did.
-#![forbid(unsafe_code)]
 
+mod arrivals;
+mod breakdown;
+mod drive;
+mod error;
+mod findings;
 mod histogram;
 mod machine;
+mod matrix;
+mod plan;
 mod record;
+mod recorder;
+mod replay;
+mod scenario;
+mod server_timing;
+mod session;
+mod target;
 pub mod trace;
 
+pub use arrivals::{Arrival, Arrivals, Rate};
+pub use drive::{Progress, Stop, run};
+pub use error::Error;
 pub use histogram::Histogram;
 pub use machine::{Machine, field, kib};
+pub use matrix::MatrixConfig;
+pub use plan::{Pattern, Plan, Request};
 pub use record::{Band, ClientStats, ErrorStats, FORMAT, Part, Record, Run, Share, Slice};
+pub use replay::TraceConfig;
+pub use scenario::{
+    ClosedConfig, FunctionConfig, HowConfig, OpenConfig, Prepared, RateConfig, RequestConfig,
+    RunConfig, ScenarioConfig,
+};
+pub use session::{Event, session};
+pub use target::Target;

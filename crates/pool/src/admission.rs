@@ -8,21 +8,29 @@ use dormouse_snapshot::FunctionName;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::budget::Charge;
+use crate::cold::ColdStart;
 use crate::error::Error;
 use crate::function::Function;
 use crate::instance::{Instance, Order, Permits};
 use crate::mailbox::Encoded;
-use crate::message::{Outcome, Request, StartType};
+use crate::message::{Outcome, Preparation, Request, Start};
 use crate::pool::Pool;
 
 /// The right to invoke a function once, with the instance to do it.
 pub struct Lease {
     function: Arc<Function>,
-    instance: Instance,
+    by: By,
+    start: Start,
+    preparation: Preparation,
     permits: Permits,
     charge: Charge,
-    start: StartType,
     arrival: Instant,
+}
+
+/// Who answers.
+enum By {
+    Instance(Instance),
+    ColdStart(ColdStart),
 }
 
 impl std::fmt::Debug for Lease {
@@ -42,24 +50,57 @@ impl Pool {
     /// [`Error::UnknownFunction`], [`Error::QueueFull`], [`Error::QueueTimeout`],
     /// [`Error::OverBudget`], [`Error::Draining`], [`Error::Store`], [`Error::Host`].
     pub async fn checkout(&self, name: &str) -> Result<Lease, Error> {
+        self.checkout_for(name, Start::Ready).await
+    }
+
+    /// The same, for an invocation that starts as it is told: for measurements.
+    ///
+    /// # Errors
+    /// As [`Pool::checkout`]; for [`Start::Cold`] also [`Error::BadOption`] where the whole guest has
+    /// no room in the budget.
+    pub async fn checkout_for(&self, name: &str, start: Start) -> Result<Lease, Error> {
         let arrival = Instant::now();
         self.refuse_when_draining()?;
         let name = FunctionName::new(name)?;
-        let (function, start) = match self.inner.functions.opened(&name) {
-            Some(function) => (function, StartType::Restored),
-            None => self.open(&name).await?,
+        let open = match start {
+            Start::First | Start::FirstUncached => None,
+            _ => self.inner.functions.opened(&name),
+        };
+        let (function, preparation) = match open {
+            Some(function) => (function, Preparation::default()),
+            None => self.open(&name, start).await?,
         };
         let permits = self.wait_for_turn(&function).await?;
-        let charge = self.wait_for_memory(&function).await?;
-        let instance = function.instance()?;
+        let (by, charge) = if start == Start::Cold {
+            let turn = self.wait_to_boot(&function).await?;
+            let memory_bytes = function.manifest().memory_bytes;
+            let charge = self.memory_to_boot(&name, memory_bytes).await?;
+            (By::ColdStart(ColdStart { turn }), charge)
+        } else {
+            let charge = self.wait_for_memory(&function).await?;
+            (By::Instance(function.instance()?), charge)
+        };
         Ok(Lease {
             function,
-            instance,
+            by,
+            start,
+            preparation,
             permits,
             charge,
-            start,
             arrival,
         })
+    }
+
+    async fn wait_to_boot(&self, function: &Arc<Function>) -> Result<OwnedSemaphorePermit, Error> {
+        let limit = self.inner.config.queue_timeout;
+        let turn = Arc::clone(&self.inner.booting).acquire_owned();
+        match tokio::time::timeout(limit, turn).await {
+            Ok(turn) => turn.map_err(|_| Error::Draining),
+            Err(_) => {
+                function.refuse();
+                Err(Error::queue_timeout(function.name(), limit))
+            }
+        }
     }
 
     async fn wait_for_turn(&self, function: &Arc<Function>) -> Result<Permits, Error> {
@@ -113,17 +154,24 @@ impl Lease {
         let request = match Encoded::new(&request) {
             Ok(request) => request,
             Err(error) => {
-                self.function.park(self.instance);
+                if let By::Instance(instance) = self.by {
+                    self.function.park(instance);
+                }
                 return Err(error);
             }
         };
-        let answer = self.instance.send(Order {
+        let order = Order {
             request,
-            start: self.start,
+            wants_fresh: self.start == Start::Restored,
+            preparation: self.preparation,
             arrival: self.arrival,
             permits: self.permits,
             charge: self.charge,
-        });
+        };
+        let answer = match self.by {
+            By::Instance(instance) => instance.send(order),
+            By::ColdStart(cold) => cold.send(self.function, order),
+        };
         answer.await.unwrap_or_else(|_| {
             Err(Error::Internal {
                 operation: "running a guest",

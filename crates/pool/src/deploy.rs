@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::FunctionConfig;
 use crate::console::Tail;
 use crate::error::{Error, Failure};
-use crate::interrupters::Interrupters;
+use crate::interrupters::{Interrupters, Registered};
 use crate::mailbox::{self, MailboxState, Message};
 
 /// What a snapshot's state section holds.
@@ -29,6 +29,47 @@ pub(crate) struct Published {
     pub(crate) snapshot_us: u64,
 }
 
+/// A guest that was booted and is ready. Its runs must all be on one thread.
+pub(crate) struct Booted {
+    pub(crate) vm: Vm,
+    pub(crate) mailbox: MailboxState,
+    pub(crate) console: Tail,
+    image: Arc<GuestImage>,
+    _registered: Registered,
+}
+
+impl Booted {
+    /// Boots `file` and waits until it is ready. Blocks for as long as that takes.
+    pub(crate) fn new(
+        file: &[u8],
+        config: &FunctionConfig,
+        guests: &Interrupters,
+    ) -> Result<Self, Error> {
+        let begun = Instant::now();
+        let image = Arc::new(GuestImage::parse(file)?);
+        let machine = MachineConfig {
+            memory_bytes: config.memory_bytes,
+            base: config.base,
+            args: config.args.clone(),
+            env: config.env.clone(),
+            ..MachineConfig::default()
+        };
+        let shell = Shell::new(Placement::choose(&machine, &image)?)?;
+        let console = Tail::default();
+        let mut vm = Vm::boot(shell, &image, &machine, Box::new(console.clone()))?;
+        let registered = guests.register(vm.interrupter());
+        let limit = Duration::from_millis(config.init_timeout_ms);
+        let stop = vm.run(begun + limit)?;
+        Ok(Self {
+            mailbox: ready(&vm, stop, limit, &console)?,
+            vm,
+            console,
+            image,
+            _registered: registered,
+        })
+    }
+}
+
 /// Boots `file`, waits until it is ready, and publishes its snapshot. Blocks for as long as that
 /// takes.
 pub(crate) fn boot_and_publish(
@@ -39,28 +80,15 @@ pub(crate) fn boot_and_publish(
     guests: &Interrupters,
 ) -> Result<Published, Error> {
     let begun = Instant::now();
-    let image = Arc::new(GuestImage::parse(file)?);
-    let machine = MachineConfig {
-        memory_bytes: config.memory_bytes,
-        base: config.base,
-        args: config.args.clone(),
-        env: config.env.clone(),
-        ..MachineConfig::default()
-    };
-    let shell = Shell::new(Placement::choose(&machine, &image)?)?;
-    let console = Tail::default();
-    let mut vm = Vm::boot(shell, &image, &machine, Box::new(console.clone()))?;
-    let _registered = guests.register(vm.interrupter());
-    let limit = Duration::from_millis(config.init_timeout_ms);
-    let stop = vm.run(begun + limit)?;
-    let mailbox = ready(&vm, stop, limit, &console)?;
+    let mut booted = Booted::new(file, config, guests)?;
     let boot_us = elapsed_us(begun);
 
     let begun = Instant::now();
-    let symbols = image.symbols(vm.load_address());
+    let vm = &mut booted.vm;
+    let symbols = booted.image.symbols(vm.load_address());
     let state = SavedFunction {
         vm: vm.save(&symbols)?,
-        mailbox,
+        mailbox: booted.mailbox,
     };
     let ram = vm.shell().ram();
     let mut read = |first_page: u64, buffer: &mut [u8]| {

@@ -184,6 +184,17 @@ impl Function {
         Duration::from_millis(self.config.timeout_ms)
     }
 
+    pub(crate) fn config(&self) -> &FunctionConfig {
+        &self.config
+    }
+
+    /// The image that the snapshot was made from, as it is stored.
+    pub(crate) fn image(&self) -> Result<Vec<u8>, Error> {
+        let id = &self.manifest.id;
+        let snapshot: Snapshot<SavedFunction> = self.store.open_id(&self.name, id)?;
+        Ok(snapshot.image()?)
+    }
+
     /// Waits, if it must, until clones of this snapshot no longer share random bytes.
     pub(crate) fn wait_until_unique(&self) {
         let missing_ns = self.state.vm.clock().unique_in_ns();
@@ -224,6 +235,16 @@ impl Function {
     pub(crate) fn reclaim(&self) {
         for instance in &*lock(&self.idle) {
             instance.give_back();
+        }
+    }
+
+    /// Ends all idle instances and waits until they are gone.
+    pub(crate) async fn end_idle(&self) {
+        let idle = std::mem::take(&mut *lock(&self.idle));
+        let ends: Vec<_> = idle.into_iter().map(Instance::end).collect();
+        for end in ends {
+            // An error is what it ends with: nothing is ever sent.
+            let _ = end.await;
         }
     }
 

@@ -11,6 +11,7 @@
 //! An order carries the only handle of its instance, and the permits that it runs under. So an instance
 //! is in one place at a time, and a caller that goes away takes nothing with it.
 
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Weak};
@@ -19,17 +20,20 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::budget::Charge;
+use crate::deploy::elapsed_us;
 use crate::error::{Error, Failure};
 use crate::function::Function;
 use crate::machine::Machine;
 use crate::mailbox::Encoded;
-use crate::message::{Outcome, StartType};
+use crate::message::{Outcome, Preparation};
 
 /// The handle of an idle instance.
 #[derive(Debug)]
 pub(crate) struct Instance {
     number: u64,
     inbox: mpsc::Sender<Told>,
+    /// Fails once the thread has ended and all that it had is gone.
+    end: oneshot::Receiver<Infallible>,
 }
 
 /// The right to run one invocation: counted by the function, and by the whole pool.
@@ -64,7 +68,10 @@ impl Drop for Permits {
 /// What an instance is to do with a request.
 pub(crate) struct Order {
     pub(crate) request: Encoded,
-    pub(crate) start: StartType,
+    /// Whether a clone that waits must not be used.
+    pub(crate) wants_fresh: bool,
+    /// What was done for it so far.
+    pub(crate) preparation: Preparation,
     pub(crate) arrival: Instant,
     pub(crate) permits: Permits,
     /// Memory reserved for the run.
@@ -92,14 +99,19 @@ impl Instance {
         static NEXT_NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NEXT_NUMBER.fetch_add(1, Ordering::Relaxed);
         let (sender, inbox) = mpsc::channel();
+        let (alive, end) = oneshot::channel();
         let function_handle = Arc::downgrade(function);
         std::thread::Builder::new()
             .name(format!("vcpu {}", function.name()))
-            .spawn(move || serve(&function_handle, number, &inbox))
+            .spawn(move || {
+                serve(&function_handle, number, &inbox);
+                drop(alive);
+            })
             .map_err(|e| Error::internal("starting a vCPU thread")(e.into()))?;
         Ok(Self {
             number,
             inbox: sender,
+            end,
         })
     }
 
@@ -112,6 +124,11 @@ impl Instance {
     pub(crate) fn give_back(&self) {
         // Where the thread has died there is nothing to give back.
         let _ = self.inbox.send(Told::GiveBack);
+    }
+
+    /// Ends the idle instance. The receiver fails when it is gone.
+    pub(crate) fn end(self) -> oneshot::Receiver<Infallible> {
+        self.end
     }
 
     /// Hands a request to the instance. The receiver fails where its thread has died.
@@ -177,7 +194,8 @@ fn serve(function: &Weak<Function>, number: u64, inbox: &mpsc::Receiver<Told>) {
         };
         let Order {
             request,
-            start,
+            wants_fresh,
+            mut preparation,
             arrival,
             permits,
             charge,
@@ -186,12 +204,17 @@ fn serve(function: &Weak<Function>, number: u64, inbox: &mpsc::Receiver<Told>) {
             .take()
             .map_or_else(|| Machine::build(&function), Ok)
             .and_then(|mut machine| {
+                if wants_fresh && !machine.is_blank() {
+                    let begun = Instant::now();
+                    machine.make_blank(&function);
+                    preparation.clear_us = Some(elapsed_us(begun));
+                }
                 machine.charge.lock().absorb(charge);
                 let outcome = machine.invoke(&function, &request, arrival);
                 built = Some(machine);
                 outcome
             })
-            .map(|outcome| outcome.started(start));
+            .map(|outcome| outcome.prepared(preparation));
         let is_healthy = outcome
             .as_ref()
             .is_ok_and(|outcome| matches!(outcome.result, Ok(_) | Err(Failure::Reported { .. })));

@@ -8,6 +8,7 @@
 mod admission;
 mod budget;
 mod catalog;
+mod cold;
 mod config;
 mod console;
 mod crossover;
@@ -30,7 +31,7 @@ pub use admission::Lease;
 pub use config::{FunctionConfig, PoolConfig};
 pub use engine::{Engine, Parts};
 pub use error::{Error, Failure};
-pub use message::{Answer, Header, Outcome, Request, StartType, Timings};
+pub use message::{Answer, Header, Outcome, Request, Start, StartType, Timings};
 pub use paging::Paging;
 pub use pool::Pool;
 pub use stats::{Deployed, FunctionInfo, FunctionStats, PoolStats};

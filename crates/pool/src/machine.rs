@@ -110,6 +110,11 @@ impl Machine {
         self.pager.is_alive() && !matches!(self.guest, Guest::Lost)
     }
 
+    /// Whether it has no clone, neither a fresh nor a used one.
+    pub(crate) fn is_blank(&self) -> bool {
+        self.memory == Memory::Blank
+    }
+
     /// The shell, unless it was lost.
     pub(crate) fn shell(&self) -> Option<&Shell> {
         match &self.guest {
@@ -297,7 +302,7 @@ impl Machine {
     /// Gives back all memory that the clone holds, and maps the snapshot for the next one: nothing
     /// of it is in, so that costs no memory, and only what it touches is left to be brought in.
     pub(crate) fn make_blank(&mut self, function: &Function) {
-        if self.memory == Memory::Blank {
+        if self.is_blank() {
             return;
         }
         self.pager.detach();
@@ -399,7 +404,11 @@ fn lost() -> Error {
 }
 
 /// What the end of a run means, and when the guest's handler was entered by its own word.
-fn answer(vm: &Vm, stop: Stop, limit: Duration) -> (Result<Result<Answer, Failure>, Error>, u64) {
+pub(crate) fn answer(
+    vm: &Vm,
+    stop: Stop,
+    limit: Duration,
+) -> (Result<Result<Answer, Failure>, Error>, u64) {
     let failure = match stop {
         Stop::Exchange { mailbox, .. } => match mailbox::take(vm, mailbox) {
             Ok(Message::Answer {
@@ -423,8 +432,8 @@ fn answer(vm: &Vm, stop: Stop, limit: Duration) -> (Result<Result<Answer, Failur
     (Ok(Err(failure)), 0)
 }
 
-/// What makes this clone differ from all others.
-fn envelope(limit: Duration) -> Result<Envelope, Error> {
+/// What makes this instance differ from all others.
+pub(crate) fn envelope(limit: Duration) -> Result<Envelope, Error> {
     static REQUEST_ID: AtomicU64 = AtomicU64::new(1);
     static GENERATION: AtomicU64 = AtomicU64::new(0);
 

@@ -31,6 +31,59 @@ pub struct Answer {
     pub body: Bytes,
 }
 
+/// How the instance that answers a request is to start: for measurements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Start {
+    /// However it is soonest: a clone that was rolled back and waits, else a fresh one.
+    #[default]
+    Ready,
+    /// Booted from the stored image for this request, and gone after it. The snapshot is neither used
+    /// nor replaced.
+    Cold,
+    /// Restored by a function that is opened anew, from files that are not in the page cache. What
+    /// runs meanwhile ends where it began.
+    FirstUncached,
+    /// The same, but the page cache is left as it is.
+    First,
+    /// Restored for this request, also where a clone waits that was rolled back.
+    Restored,
+}
+
+impl Start {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Ready,
+        Self::Cold,
+        Self::FirstUncached,
+        Self::First,
+        Self::Restored,
+    ];
+
+    /// The word for it: `rolled-back`, `cold`, `first-uncached`, `first` or `restored`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "rolled-back",
+            Self::Cold => "cold",
+            Self::FirstUncached => "first-uncached",
+            Self::First => "first",
+            Self::Restored => "restored",
+        }
+    }
+}
+
+impl std::str::FromStr for Start {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|start| start.as_str() == text);
+        found.ok_or_else(|| {
+            let words = Self::ALL.map(Self::as_str).join(", ");
+            format!("{text:?} is not a way to start; the ways are {words}")
+        })
+    }
+}
+
 /// How the instance that served a request came to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StartType {
@@ -62,10 +115,20 @@ impl StartType {
 ///                                          ├── first fault ──► T5
 ///                                          └── handler ──────► T6
 /// ```
+/// Some requests find no instance that could become theirs. What is done for them then comes between
+/// T0 and T1 as well, and is not part of the queue: `clear`, `boot`, `open`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Timings {
-    /// T0 to T1: from the request's arrival to an instance in hand.
+    /// T0 to T1: from the request's arrival to an instance in hand, but for what was done meanwhile.
     pub queue_us: u64,
+    /// What was there taken away first, where another [`Start`] was asked for: the function closed,
+    /// or a clone's memory given back.
+    pub clear_us: Option<u64>,
+    /// The cold boot, from the image to ready; saving and publishing a new snapshot come to it where
+    /// the old one does not fit the host.
+    pub boot_us: Option<u64>,
+    /// The function opened: its snapshot's memory read, verified and loaded.
+    pub open_us: Option<u64>,
     /// T1 to T2: memory attached and the working set replayed; 0 where that was done before.
     pub memory_us: u64,
     /// T2 to T3: the vCPU's state set; 0 where that was done before.
@@ -100,12 +163,34 @@ pub struct Outcome {
     pub console: String,
 }
 
+/// What was done for one request before an instance was in hand, in microseconds.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Preparation {
+    pub(crate) clear_us: Option<u64>,
+    pub(crate) boot_us: Option<u64>,
+    pub(crate) open_us: Option<u64>,
+}
+
 impl Outcome {
-    /// The same, of a request that the function was booted for.
-    pub(crate) fn started(self, start: StartType) -> Self {
-        match start {
-            StartType::Cold => Self { start, ..self },
-            _ => self,
+    /// The same, of a request that all this was done for.
+    pub(crate) fn prepared(mut self, preparation: Preparation) -> Self {
+        let Preparation {
+            clear_us,
+            boot_us,
+            open_us,
+        } = preparation;
+        let parts = [clear_us, boot_us, open_us];
+        let done_us: u64 = parts.into_iter().flatten().sum();
+        if boot_us.is_some() {
+            self.start = StartType::Cold;
         }
+        self.timings = Timings {
+            queue_us: self.timings.queue_us.saturating_sub(done_us),
+            clear_us,
+            boot_us,
+            open_us,
+            ..self.timings
+        };
+        self
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dormouse_snapshot::{Digest, Entry, FunctionName, Manifest, Store};
@@ -11,11 +11,11 @@ use tokio::sync::Semaphore;
 use crate::budget::{self, Budget, Charge};
 use crate::catalog::{Catalog, Slot};
 use crate::config::{FunctionConfig, PoolConfig};
-use crate::deploy;
+use crate::deploy::{self, elapsed_us};
 use crate::error::Error;
 use crate::function::Function;
 use crate::interrupters::Interrupters;
-use crate::message::StartType;
+use crate::message::{Preparation, Start};
 use crate::stats::{Deployed, FunctionInfo, FunctionStats, PoolStats};
 
 /// Functions of one store, ready to be invoked. A cheap handle.
@@ -30,7 +30,7 @@ pub(crate) struct Inner {
     pub(crate) functions: Catalog,
     pub(crate) budget: Budget,
     /// Cold boots at a time: each keeps a core busy for as long as it takes.
-    booting: Semaphore,
+    pub(crate) booting: Arc<Semaphore>,
     boots_at_once: usize,
     pub(crate) permits: Arc<Semaphore>,
     guests: Interrupters,
@@ -74,7 +74,7 @@ impl Pool {
         let inner = Inner {
             store,
             functions: Catalog::default(),
-            booting: Semaphore::new(boots_at_once),
+            booting: Arc::new(Semaphore::new(boots_at_once)),
             boots_at_once,
             permits: Arc::new(Semaphore::new(config.max_concurrency)),
             guests: Interrupters::default(),
@@ -188,7 +188,11 @@ impl Pool {
     }
 
     /// Reserves a guest's whole memory, of which nobody knows yet how much its start will take.
-    async fn memory_to_boot(&self, name: &FunctionName, bytes: u64) -> Result<Charge, Error> {
+    pub(crate) async fn memory_to_boot(
+        &self,
+        name: &FunctionName,
+        bytes: u64,
+    ) -> Result<Charge, Error> {
         let budget_bytes = self.inner.budget.limit_bytes();
         if bytes > budget_bytes {
             return Err(Error::BadOption {
@@ -199,7 +203,11 @@ impl Pool {
                 ),
             });
         }
-        self.wait_for(name, bytes).await
+        // Clones that wait are worth more than the room that nobody needs.
+        match self.inner.budget.try_charge(bytes) {
+            Some(charge) => Ok(charge),
+            None => self.wait_for(name, bytes).await,
+        }
     }
 
     /// Asks idle instances for their clones' memory and waits until there is as much as that.
@@ -317,11 +325,13 @@ impl Pool {
         .await
     }
 
-    /// Opens a function for its first request here; boots it cold where it must.
+    /// Opens a function for its first request here, which `start` can make this one; boots it cold
+    /// where it must. Tells what was done for that.
     pub(crate) async fn open(
         &self,
         name: &FunctionName,
-    ) -> Result<(Arc<Function>, StartType), Error> {
+        start: Start,
+    ) -> Result<(Arc<Function>, Preparation), Error> {
         self.must_be_stored(name).await?;
         let slot = self.inner.functions.slot(name);
         let config = &self.inner.config;
@@ -329,18 +339,52 @@ impl Pool {
         let (pool, wanted) = (self.clone(), name.clone());
         let opening = detached(async move {
             let _gate = slot.gate.lock().await;
-            match pool.load(&wanted, &slot).await {
+            let mut preparation = Preparation::default();
+            if matches!(start, Start::First | Start::FirstUncached) {
+                let begun = Instant::now();
+                pool.close(&wanted, &slot, start).await?;
+                preparation.clear_us = Some(elapsed_us(begun));
+            }
+            if let Some(function) = slot.opened() {
+                return Ok((function, preparation));
+            }
+            let mut begun = Instant::now();
+            let function = match pool.load(&wanted, &slot).await {
                 Err(error) if error.is_not_restorable() => {
                     tracing::info!(function = %wanted, %error, "booting cold");
-                    pool.reboot(&wanted, &slot).await?;
-                    Ok((pool.load(&wanted, &slot).await?, StartType::Cold))
+                    let published = pool.reboot(&wanted, &slot).await?;
+                    preparation.boot_us = Some(published.boot_us + published.snapshot_us);
+                    begun = Instant::now();
+                    pool.load(&wanted, &slot).await?
                 }
-                loaded => Ok((loaded?, StartType::Restored)),
-            }
+                loaded => loaded?,
+            };
+            preparation.open_us = Some(elapsed_us(begun));
+            Ok((function, preparation))
         });
         // What takes longer goes on, and later requests find it done.
         let opened = tokio::time::timeout(config.queue_timeout, opening).await;
         opened.unwrap_or_else(|_| Err(Error::queue_timeout(name, config.queue_timeout)))
+    }
+
+    /// Closes a function, as a deploy does, and waits until what is idle of it is gone; lets its files
+    /// go from the page cache if `start` says so. Requests that run finish on what they have. For
+    /// the holder of the gate.
+    async fn close(&self, name: &FunctionName, slot: &Slot, start: Start) -> Result<(), Error> {
+        let closed = slot.opened();
+        slot.set(None);
+        if let Some(function) = &closed {
+            function.end_idle().await;
+        }
+        let (store, name) = (self.inner.store.clone(), name.clone());
+        blocking(move || {
+            drop(closed);
+            if start == Start::FirstUncached {
+                store.evict(&name)?;
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// Refuses names that nothing is stored under, before anything is kept for them.
@@ -355,7 +399,7 @@ impl Pool {
 
     /// Makes a new snapshot from the image that is stored with the old one. For the holder of the
     /// gate.
-    async fn reboot(&self, name: &FunctionName, slot: &Slot) -> Result<(), Error> {
+    async fn reboot(&self, name: &FunctionName, slot: &Slot) -> Result<deploy::Published, Error> {
         let (store, wanted) = (self.inner.store.clone(), name.clone());
         let (image, config) = blocking(move || {
             let snapshot = store.open_newest::<deploy::SavedFunction>(&wanted)?;
@@ -363,8 +407,7 @@ impl Pool {
             Ok((Bytes::from(snapshot.image()?), config))
         })
         .await?;
-        self.boot(name, slot, image, config).await?;
-        Ok(())
+        self.boot(name, slot, image, config).await
     }
 
     pub(crate) fn refuse_when_draining(&self) -> Result<(), Error> {

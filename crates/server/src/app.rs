@@ -29,6 +29,9 @@ pub struct Limits {
     pub connections: usize,
     /// How long running requests may take to finish once the server is told to stop.
     pub grace: Duration,
+    /// Whether a request may choose how its instance starts (`X-Dormouse-Start`): for measurements,
+    /// since a client can make all others wait that way.
+    pub start_choice: bool,
 }
 
 impl Default for Limits {
@@ -42,6 +45,7 @@ impl Default for Limits {
             write_timeout: Duration::from_secs(30),
             connections: 1024,
             grace: Duration::from_secs(30),
+            start_choice: false,
         }
     }
 }

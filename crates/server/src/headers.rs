@@ -15,6 +15,8 @@ use dormouse_pool::Header;
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// How the instance that answered came to be.
 pub(crate) const START_TYPE: HeaderName = HeaderName::from_static("x-start-type");
+/// How the instance that answers is to start, from clients that may say so.
+pub(crate) const START: HeaderName = HeaderName::from_static("x-dormouse-start");
 /// Where the time went.
 pub(crate) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 /// The error's code: on errors of this server, never on a function's answer.
@@ -36,6 +38,7 @@ pub(crate) fn to_function(headers: &HeaderMap, request_id: &HeaderValue) -> Vec<
         let dropped = is_hop_by_hop(name.as_str())
             || name == EXPECT
             || name == REQUEST_ID
+            || name.as_str().starts_with(OWN_PREFIX)
             || is_nominated(&nominated, name);
         if !dropped {
             result.push((
@@ -149,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_loses_what_belongs_to_its_connection() {
+    fn a_request_loses_what_belongs_to_its_connection_or_is_ours() {
         let sent = map(&[
             ("host", "h"),
             ("connection", "close, X-Hop ,host"),
@@ -161,6 +164,7 @@ mod tests {
             ("transfer-encoding", "chunked"),
             ("upgrade", "h2c"),
             ("expect", "100-continue"),
+            ("x-dormouse-start", "cold"),
             ("accept", "a"),
             ("accept", "b"),
             ("x-request-id", "forged by a client"),

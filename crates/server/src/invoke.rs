@@ -6,12 +6,12 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri};
 use axum::response::IntoResponse;
-use dormouse_pool::{Failure, Outcome, StartType, Timings};
+use dormouse_pool::{Failure, Outcome, Start, StartType, Timings};
 
 use crate::envelope::RequestId;
 use crate::functions::Name;
-use crate::headers::{SERVER_TIMING, START_TYPE, to_client, to_function};
-use crate::{ApiError, App, body};
+use crate::headers::{SERVER_TIMING, START, START_TYPE, to_client, to_function};
+use crate::{ApiError, App, ErrorCode, Limits, OptionError, body};
 
 /// Any method on `/v1/functions/{name}/invoke` and below it.
 pub(crate) async fn invoke(
@@ -29,7 +29,8 @@ pub(crate) async fn invoke(
         .get::<RequestId>()
         .map_or(HeaderValue::from_static("none"), |id| id.0.clone());
 
-    let lease = app.pool().checkout(&name).await?;
+    let start = chosen_start(&parts.headers, limits)?;
+    let lease = app.pool().checkout_for(&name, start).await?;
     let outcome = lease
         .invoke(dormouse_pool::Request {
             method: parts.method.as_str().to_owned(),
@@ -41,6 +42,32 @@ pub(crate) async fn invoke(
 
     app.metrics().invoked(&name, &outcome.timings);
     Ok(reply(outcome, &parts.method))
+}
+
+/// How the instance is to start, where the client says so and may.
+fn chosen_start(headers: &HeaderMap, limits: &Limits) -> Result<Start, ApiError> {
+    let mut values = headers.get_all(START).iter();
+    let Some(value) = values.next() else {
+        return Ok(Start::default());
+    };
+    if !limits.start_choice {
+        return Err(ApiError::new(
+            ErrorCode::StartRefused,
+            format!(
+                "This server does not let requests choose their start; leave {START} out, or start \
+                 the server with --start-choice."
+            ),
+        ));
+    }
+    let wrong = |reason| OptionError {
+        option: START.to_string(),
+        reason,
+    };
+    if values.next().is_some() {
+        return Err(wrong("it may come once".to_owned()).into());
+    }
+    let text = String::from_utf8_lossy(value.as_bytes());
+    Ok(text.parse().map_err(wrong)?)
 }
 
 fn reply(outcome: Outcome, method: &Method) -> Response<Body> {
@@ -77,7 +104,8 @@ fn describe(headers: &mut HeaderMap, start: StartType, timings: &Timings) {
     }
 }
 
-/// Durations are in milliseconds there, with our microseconds after the point. `restore` is all from
+/// Durations are in milliseconds there, with our microseconds after the point. `clear`, `boot` and
+/// `open` stand there only where that was done for the request. `restore` is all from
 /// the instance in hand to the run, `memory` and `state` are parts of it; `first-fault` and `handler`
 /// are counted from the start of `run`, which they are parts of.
 fn server_timing(timings: &Timings) -> String {
@@ -87,6 +115,15 @@ fn server_timing(timings: &Timings) -> String {
         let _ = write!(text, "{name};dur={}.{:03}{after}", us / 1000, us % 1000);
     };
     metric("queue", timings.queue_us, ", ");
+    for (name, us) in [
+        ("clear", timings.clear_us),
+        ("boot", timings.boot_us),
+        ("open", timings.open_us),
+    ] {
+        if let Some(us) = us {
+            metric(name, us, ", ");
+        }
+    }
     metric("memory", timings.memory_us, ", ");
     metric("state", timings.state_us, ", ");
     metric("restore", timings.restore_us, ", ");
@@ -166,6 +203,43 @@ mod tests {
             "queue;dur=0.012, memory;dur=1.300, state;dur=0.049, restore;dur=1.450, \
              faults;dur=0.000;desc=\"3\", first-fault;dur=0.005, run;dur=1000.412"
         );
+        let prepared = Timings {
+            clear_us: Some(7),
+            boot_us: Some(840_000),
+            open_us: Some(2500),
+            ..Timings::default()
+        };
+        assert!(server_timing(&prepared).starts_with(
+            "queue;dur=0.000, clear;dur=0.007, boot;dur=840.000, open;dur=2.500, memory"
+        ));
+    }
+
+    #[test]
+    fn a_start_is_chosen_only_where_that_is_allowed() {
+        let open = Limits {
+            start_choice: true,
+            ..Limits::default()
+        };
+        let mut headers = HeaderMap::new();
+        assert_eq!(
+            chosen_start(&headers, &Limits::default()).unwrap(),
+            Start::Ready
+        );
+        for start in Start::ALL {
+            headers.insert(START, HeaderValue::from_static(start.as_str()));
+            assert_eq!(chosen_start(&headers, &open).unwrap(), start);
+            let refused = chosen_start(&headers, &Limits::default()).unwrap_err();
+            assert_eq!(refused.code(), ErrorCode::StartRefused);
+        }
+        headers.append(START, HeaderValue::from_static("cold"));
+        let twice = chosen_start(&headers, &open).unwrap_err();
+        assert_eq!(twice.code(), ErrorCode::BadOption);
+        for value in [&b"warm"[..], b"", b"Cold", b"\xff"] {
+            headers.insert(START, HeaderValue::from_bytes(value).unwrap());
+            let error = chosen_start(&headers, &open).unwrap_err();
+            assert_eq!(error.code(), ErrorCode::BadOption);
+            assert!(error.detail().contains("first-uncached"), "{error}");
+        }
     }
 
     fn outcome(result: Result<Answer, Failure>) -> Outcome {

@@ -78,6 +78,7 @@ error_codes! {
     BadName "bad-name" BAD_REQUEST "Not a function name";
     BadOption "bad-option" BAD_REQUEST "An option is not possible";
     BadImage "bad-image" BAD_REQUEST "The image cannot be used";
+    StartRefused "start-refused" FORBIDDEN "The start may not be chosen";
     UnknownFunction "unknown-function" NOT_FOUND "No such function";
     UnknownRoute "unknown-route" NOT_FOUND "No such route";
     MethodNotAllowed "method-not-allowed" METHOD_NOT_ALLOWED "The route has no such method";

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use dormouse_pool::FunctionConfig;
+use dormouse_pool::{FunctionConfig, Start};
 use dormouse_server::{ErrorCode, ROUTES, Verb};
 use serde_json::{Value, json};
 
@@ -194,6 +194,15 @@ fn the_error_codes_are_the_same_in_code_document_and_list() {
         .map(|code| (code.as_str().to_owned(), code.status().as_u16()))
         .collect();
     assert_eq!(rows, expected);
+}
+
+#[test]
+fn the_ways_to_start_are_the_same_in_code_and_document() {
+    let in_code: Vec<_> = Start::ALL.iter().map(|start| start.as_str()).collect();
+    assert_eq!(
+        openapi()["components"]["schemas"]["Start"]["enum"],
+        json!(in_code)
+    );
 }
 
 #[test]

@@ -109,9 +109,11 @@ pub(crate) fn rename(from: &Path, to: &Path) -> Result<()> {
     fs::rename(from, to).map_err(Error::io("put the finished file or folder at", to))
 }
 
-/// Lets the file `path` go from the page cache (`posix_fadvise(2)`, `POSIX_FADV_DONTNEED`).
+/// Lets the file `path` go from the page cache (`posix_fadvise(2)`, `POSIX_FADV_DONTNEED`), written
+/// back before: what is not on disk yet stays.
 pub(crate) fn evict(path: &Path) -> Result<()> {
     let (file, _) = open(path)?;
+    file.sync_data().map_err(Error::io("flush", path))?;
     rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)
         .map_err(Error::io("evict", path))
 }

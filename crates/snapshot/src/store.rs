@@ -210,7 +210,8 @@ impl Store {
     }
 
     /// Lets the newest snapshot of `function` go from the page cache, so that it is next read from
-    /// the disk: for measurements. Pages that are mapped or not written yet may stay.
+    /// the disk: for measurements. Pages that somebody has mapped may stay, and so do all on file
+    /// systems that have no disk.
     ///
     /// # Errors
     /// [`Error::UnknownFunction`] when there is none, [`Error::Io`] when its files cannot be opened.

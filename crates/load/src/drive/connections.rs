@@ -1,0 +1,116 @@
+//! Connections to the target, kept open between requests.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::recorder::Failure;
+
+pub(crate) type Connection = SendRequest<Full<Bytes>>;
+
+/// The connections of one thread.
+#[derive(Debug)]
+pub(crate) struct Connections {
+    address: SocketAddr,
+    turns: Semaphore,
+    idle: RefCell<Vec<Connection>>,
+    opened: Cell<u64>,
+}
+
+/// The right to use a connection.
+#[derive(Debug)]
+pub(crate) struct Turn<'a> {
+    connections: &'a Connections,
+    _permit: SemaphorePermit<'a>,
+    /// Whether it had to be waited for.
+    pub(crate) waited: bool,
+}
+
+impl Connections {
+    /// So many at most, to there. None is opened yet.
+    pub(crate) fn new(address: SocketAddr, most: u32) -> Rc<Self> {
+        Rc::new(Self {
+            address,
+            turns: Semaphore::new(most as usize),
+            idle: RefCell::default(),
+            opened: Cell::new(0),
+        })
+    }
+
+    /// How many were opened.
+    pub(crate) fn opened(&self) -> u64 {
+        self.opened.get()
+    }
+
+    /// Waits for the right to use one, in the order of asking.
+    pub(crate) async fn turn(&self) -> Turn<'_> {
+        let (permit, waited) = match self.turns.try_acquire() {
+            Ok(permit) => (permit, false),
+            // It is never closed.
+            Err(_) => match self.turns.acquire().await {
+                Ok(permit) => (permit, true),
+                Err(_) => std::future::pending().await,
+            },
+        };
+        Turn {
+            connections: self,
+            _permit: permit,
+            waited,
+        }
+    }
+}
+
+impl Turn<'_> {
+    /// An open connection that is ready, and whether it is new.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(crate) async fn connect(&self) -> Result<(Connection, bool), Failure> {
+        loop {
+            let Some(mut kept) = self.connections.idle.borrow_mut().pop() else {
+                return self.open().await.map(|connection| (connection, true));
+            };
+            // One that the target has closed meanwhile is no failure.
+            if kept.ready().await.is_ok() {
+                return Ok((kept, false));
+            }
+        }
+    }
+
+    /// A new connection.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(crate) async fn open(&self) -> Result<Connection, Failure> {
+        let stream = TcpStream::connect(self.connections.address)
+            .await
+            .map_err(|error| Failure::connecting(&error))?;
+        // A request goes out at once, whatever its size.
+        stream
+            .set_nodelay(true)
+            .map_err(|error| Failure::connecting(&error))?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| Failure::exchanging(&error))?;
+        // Its errors reach whoever waits for an answer.
+        tokio::task::spawn_local(connection);
+        self.connections
+            .opened
+            .set(self.connections.opened.get() + 1);
+        Ok(sender)
+    }
+
+    /// Keeps a connection for the next request.
+    pub(crate) fn keep(self, connection: Connection) {
+        if !connection.is_closed() {
+            self.connections.idle.borrow_mut().push(connection);
+        }
+    }
+}
