@@ -19,7 +19,7 @@ pub struct Machine {
     pub memory_bytes: u64,
     /// The kernel's release.
     pub kernel: String,
-    /// The KVM module, as Dormouse names it.
+    /// The KVM module, as Dormouse names it: `intel`, `amd`, `pvm` or `unknown`.
     pub kvm: String,
     /// Whether KVM emulates guest kernel code instruction by instruction.
     pub emulates_ring0: bool,
@@ -92,7 +92,12 @@ impl fmt::Display for Machine {
             kvm,
             ..
         } = self;
-        write!(f, "{cpu}, {cores} cores, {gib} GiB, Linux {kernel}, {kvm}")?;
+        write!(f, "{cpu}, {cores} cores, {gib} GiB, Linux {kernel}, ")?;
+        // As `cargo xtask` writes it: the two lines are compared.
+        match kvm.as_str() {
+            "unknown" => f.write_str("KVM of an unknown kind")?,
+            flavour => write!(f, "kvm_{flavour}")?,
+        }
         if self.emulates_ring0 {
             f.write_str(": nested, without hardware help, guest kernel code emulated")?;
         }
@@ -124,7 +129,7 @@ mod tests {
                 cores: 2,
                 memory_bytes: 23 << 30,
                 kernel: "6.18".to_owned(),
-                kvm: "kvm_pvm".to_owned(),
+                kvm: "pvm".to_owned(),
                 emulates_ring0: true,
                 tsc_khz: 2_000_000,
                 load: 0.1,
@@ -149,6 +154,15 @@ mod tests {
             Machine::for_tests().to_string(),
             "A CPU, 2 cores, 23 GiB, Linux 6.18, kvm_pvm: nested, without hardware help, guest \
              kernel code emulated"
+        );
+        let elsewhere = Machine {
+            kvm: "unknown".to_owned(),
+            emulates_ring0: false,
+            ..Machine::for_tests()
+        };
+        assert_eq!(
+            elsewhere.to_string(),
+            "A CPU, 2 cores, 23 GiB, Linux 6.18, KVM of an unknown kind"
         );
     }
 

@@ -46,19 +46,10 @@ pub(crate) fn run(repo: &Repo, args: &DemoArgs) -> Result<()> {
     let dormouse = functions::dormouse(repo, true)?;
     let images = functions::build(repo, &dormouse)?;
 
-    let server = Server::start(repo, &dormouse)?;
-    let client = Client::new(&server.url);
-    let mut rows = Vec::new();
-    for (name, path, expected) in SHOWN {
-        rows.push(client.show(&images, name, path, expected)?);
-    }
-    client.deploy(&images, "echo")?;
-
-    let shown = client.transcript("hello", "/")?;
-    let transcript = format!("{}\n{EXPLAINED}\n\n{shown}", table(&rows));
+    let (transcript, server) = show(repo, &dormouse, &images)?;
     println!("\n{transcript}");
     if args.readme {
-        readme::write(repo, &transcript)?;
+        readme::write(&repo.path("README.md"), &transcript)?;
     }
     let url = &server.url;
     if args.once {
@@ -74,8 +65,24 @@ pub(crate) fn run(repo: &Repo, args: &DemoArgs) -> Result<()> {
     server.wait()
 }
 
+/// Deploys and invokes the functions that are shown. Returns what is said of them, and the server
+/// that still runs.
+pub(crate) fn show(repo: &Repo, dormouse: &Path, images: &Path) -> Result<(String, Server)> {
+    let server = Server::start(repo, dormouse)?;
+    let client = Client::new(&server.url);
+    let mut rows = Vec::new();
+    for (name, path, expected) in SHOWN {
+        rows.push(client.show(images, name, path, expected)?);
+    }
+    client.deploy(images, "echo")?;
+
+    let shown = client.transcript("hello", "/")?;
+    let transcript = format!("{}\n{EXPLAINED}\n\n{shown}", table(&rows));
+    Ok((transcript, server))
+}
+
 /// A `dormouse serve` of our own, stopped when it is dropped.
-struct Server {
+pub(crate) struct Server {
     child: Child,
     url: String,
 }
@@ -128,7 +135,8 @@ impl Server {
         Ok(())
     }
 
-    fn stop(mut self) -> Result<()> {
+    /// Stops it and waits for its end.
+    pub(crate) fn stop(mut self) -> Result<()> {
         self.terminate();
         let status = self.child.wait()?;
         if !status.success() {

@@ -1,9 +1,10 @@
-//! `cargo xtask`: set-up, demo and tests of this repository, each in one command.
+//! `cargo xtask`: set-up, demo, tests and claims of this repository, each in one command.
 //!
 //! This crate must build on a fresh machine: nothing that it depends on needs libclang, which
 //! [`setup`] installs for the rest of the workspace.
 #![forbid(unsafe_code)]
 
+mod claims;
 mod demo;
 mod functions;
 mod progress;
@@ -34,6 +35,8 @@ enum Command {
     Setup,
     /// Build everything, deploy the sample functions and invoke them over HTTP
     Demo(demo::DemoArgs),
+    /// Check every number of README.md against a fresh run, or renew them
+    Claims(claims::ClaimsArgs),
     /// Set up, then run every check and test
     Test,
     /// Set up, then build the sample functions into functions/target/images
@@ -55,6 +58,7 @@ fn run(xtask: &Xtask) -> Result<()> {
     match &xtask.command {
         Command::Setup => setup::run(&repo),
         Command::Demo(args) => demo::run(&repo, args),
+        Command::Claims(args) => claims::run(&repo, args),
         Command::Test => test::run_all(&repo),
         Command::Functions => {
             setup::run(&repo)?;

@@ -1,26 +1,25 @@
 //! Writes measured figures into README.md, with the machine that they were measured on.
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result};
-
-use crate::repo::Repo;
 
 const BEGIN: &str = "<!-- demo:begin -->";
 const END: &str = "<!-- demo:end -->";
 
-/// Replaces what stands between the marks by `transcript` and the machine's facts.
-pub(crate) fn write(repo: &Repo, transcript: &str) -> Result<()> {
-    let path = repo.path("README.md");
-    let readme = fs::read_to_string(&path).context("cannot read README.md")?;
+/// Replaces what stands between the marks of a README by `transcript` and the machine's facts.
+pub(crate) fn write(path: &Path, transcript: &str) -> Result<()> {
+    let readme = fs::read_to_string(path);
+    let readme = readme.with_context(|| format!("cannot read {}", path.display()))?;
     let figures = format!(
         "What it shows, as `cargo xtask demo --once --readme` wrote it here\n({}):\n\n```text\n{}\n```\n",
         machine(),
         transcript.trim_end()
     );
     let written = replace(&readme, &figures)
-        .with_context(|| format!("README.md lacks the marks {BEGIN} and {END}"))?;
-    fs::write(&path, written).context("cannot write README.md")
+        .with_context(|| format!("{} lacks the marks {BEGIN} and {END}", path.display()))?;
+    fs::write(path, written).with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn replace(readme: &str, figures: &str) -> Option<String> {

@@ -1,0 +1,114 @@
+//! What writes README's blocks: each measures afresh and writes into a copy.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::Result;
+
+use crate::repo::{Repo, run_openly};
+use crate::{functions, readme, setup};
+
+/// What measures, and how.
+#[derive(Debug)]
+pub(super) struct Bench<'a> {
+    pub(super) repo: &'a Repo,
+    /// The `dormouse` command, built for release.
+    pub(super) dormouse: PathBuf,
+    /// The sample functions' images.
+    pub(super) images: PathBuf,
+    /// Whether fewer measurements will do.
+    pub(super) quick: bool,
+}
+
+/// A block of README.md and what writes it into the copy at a path. The names of the rows that are
+/// needed come with it; more may be written.
+pub(super) struct Source {
+    pub(super) block: &'static str,
+    pub(super) write: fn(&Bench<'_>, &Path, &[&str]) -> Result<()>,
+}
+
+/// All that README's figures come from. A new block needs an entry here, and its claims.
+///
+/// A block has the machine's facts in a line `(…):` of their own, and below it a fence with tables as
+/// text: a header, and columns that two blanks or more part. Each row's first cell is its name, which
+/// no other row of the block has.
+pub(super) const SOURCES: [Source; 2] = [
+    Source {
+        block: "demo",
+        write: demo,
+    },
+    Source {
+        block: "engine",
+        write: engine,
+    },
+];
+
+impl<'a> Bench<'a> {
+    /// Builds what is measured.
+    pub(super) fn build(repo: &'a Repo, quick: bool) -> Result<Self> {
+        setup::run(repo)?;
+        let dormouse = functions::dormouse(repo, true)?;
+        let images = functions::build(repo, &dormouse)?;
+        Ok(Self {
+            repo,
+            dormouse,
+            images,
+            quick,
+        })
+    }
+}
+
+fn demo(bench: &Bench<'_>, copy: &Path, _: &[&str]) -> Result<()> {
+    let (transcript, server) = crate::demo::show(bench.repo, &bench.dormouse, &bench.images)?;
+    server.stop()?;
+    readme::write(copy, &transcript)
+}
+
+fn engine(bench: &Bench<'_>, copy: &Path, rows: &[&str]) -> Result<()> {
+    let mut command = Command::new(&bench.dormouse);
+    command
+        .args(["bench", "engine", "--rows", &pattern(rows)])
+        .arg("--images")
+        .arg(&bench.images)
+        .arg("--readme")
+        .arg(copy)
+        .stdout(Stdio::null());
+    if bench.quick {
+        command.arg("--quick");
+    }
+    run_openly("dormouse bench engine", command)
+}
+
+/// A pattern that fits these names and as few others as one pattern can.
+fn pattern(names: &[&str]) -> String {
+    let [first, rest @ ..] = names else {
+        return "*".to_owned();
+    };
+    if rest.is_empty() {
+        return glob::Pattern::escape(first);
+    }
+    let common = |name: &&str| {
+        let pairs = first.chars().zip(name.chars());
+        pairs.take_while(|(a, b)| a == b).count()
+    };
+    let length = rest.iter().map(common).min().unwrap_or(0);
+    let prefix: String = first.chars().take(length).collect();
+    format!("{}*", glob::Pattern::escape(&prefix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_rows_that_are_needed_are_measured() {
+        for (names, expected) in [
+            (&["memory/pss/10", "memory/available/10"][..], "memory/*"),
+            (&["http/hello"], "http/hello"),
+            (&["http/hello", "replay/1000"], "*"),
+            (&["a[1]", "a[2]"], "a[[]*"),
+        ] {
+            assert_eq!(pattern(names), expected);
+        }
+    }
+}
