@@ -6,6 +6,7 @@
 //! [`Record`]: histograms, errors, start types, the target's own stages, and how the client did.
 #![forbid(unsafe_code)]
 
+pub mod compare;
 mod histogram;
 mod machine;
 mod record;
