@@ -17,6 +17,17 @@ fn huge() -> Histogram {
     histogram
 }
 
+/// JSON has no NaN and no infinity.
+fn assert_finite(comparison: &Comparison) {
+    for change in comparison.runs.iter().flat_map(|run| &run.changes) {
+        let single = [change.base, change.new, change.change]
+            .into_iter()
+            .flatten();
+        let mut all = single.chain(change.interval.into_iter().flatten());
+        assert!(all.all(f64::is_finite), "{change:?}");
+    }
+}
+
 fn compared(base: &Record, new: &Record) -> Comparison {
     let config = CompareConfig {
         resamples: 100,
@@ -24,12 +35,7 @@ fn compared(base: &Record, new: &Record) -> Comparison {
     };
     let comparison = compare(base, new, &config).unwrap();
     assert!(!comparison.to_string().is_empty());
-    // JSON has no NaN: what is not finite would not come back.
-    let json = serde_json::to_string(&comparison).unwrap();
-    assert_eq!(
-        serde_json::from_str::<Comparison>(&json).unwrap(),
-        comparison
-    );
+    assert_finite(&comparison);
     comparison
 }
 
@@ -83,8 +89,8 @@ fn huge_counts_are_compared() {
 #[test]
 fn more_slices_than_are_kept_apart_are_put_together() {
     let long = Target {
-        slices: 2000,
-        per_slice: 3,
+        slices: 1100,
+        per_slice: 6,
         ..STEADY
     };
     let mut base = measured(long, 1);
@@ -129,7 +135,7 @@ fn any_run() -> impl Strategy<Value = Run> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(40))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
     fn any_runs_are_compared(base in any_run(), new in any_run()) {
@@ -141,7 +147,6 @@ proptest! {
             ..config(&Metric::ALL)
         };
         let comparison = compare(&base, &new, &config).unwrap();
-        let json = serde_json::to_string(&comparison).unwrap();
-        prop_assert_eq!(serde_json::from_str::<Comparison>(&json).unwrap(), comparison);
+        assert_finite(&comparison);
     }
 }

@@ -5,7 +5,7 @@ use dormouse_load::compare::Verdict;
 
 /// Small runs, so that many of them can be made.
 const SMALL: Target = Target {
-    slices: 40,
+    slices: 30,
     per_slice: 40,
     ..STEADY
 };
@@ -18,7 +18,10 @@ fn coverage<const N: usize>(target: Target, metrics: [Metric; N]) -> [f64; N] {
         median_us: target.median_us * (1.0 + truth),
         ..target
     };
-    let config = config(&metrics);
+    let config = CompareConfig {
+        resamples: 200,
+        ..config(&metrics)
+    };
     let mut covered = [0; N];
     for round in 0..ROUNDS {
         let seed = u64::from(round) * 2;
@@ -44,7 +47,7 @@ fn intervals_have_the_true_change_in_them() {
         // As few slices as are judged at all.
         Target {
             slices: 10,
-            per_slice: 160,
+            per_slice: 120,
             ..SMALL
         },
     ] {
@@ -77,7 +80,7 @@ fn a_fifth_slower_is_worse_and_the_other_way_round_better() {
         median_us: STEADY.median_us * 1.2,
         ..STEADY
     };
-    for seed in 0..10 {
+    for seed in 0..5 {
         let (base, new) = (measured(STEADY, seed * 2), measured(slower, seed * 2 + 1));
         for metric in [Metric::P50, Metric::P90, Metric::Mean] {
             let worse = change(&base, &new, metric);
