@@ -7,6 +7,7 @@
 
 mod arrivals;
 mod breakdown;
+pub mod compare;
 mod drive;
 mod error;
 mod findings;
