@@ -9,8 +9,10 @@
 mod histogram;
 mod machine;
 mod record;
+mod record_file;
 pub mod trace;
 
 pub use histogram::Histogram;
 pub use machine::{Machine, field, kib};
 pub use record::{Band, ClientStats, ErrorStats, FORMAT, Part, Record, Run, Share, Slice};
+pub use record_file::RecordError;

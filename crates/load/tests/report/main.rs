@@ -1,0 +1,5 @@
+//! Records in files, and their schema.
+
+mod file;
+mod sample;
+mod schema;
