@@ -10,6 +10,7 @@ mod histogram;
 mod machine;
 mod record;
 mod record_file;
+pub mod report;
 pub mod trace;
 
 pub use histogram::Histogram;
