@@ -115,7 +115,9 @@ pub(super) fn starts(id: &str, run: &Run) -> Markup {
     let counts = run.starts.iter();
     let counts = counts.map(|(name, share)| (name, share.latency.count()));
     let counts: Vec<_> = counts.filter(|(_, count)| *count > 0).collect();
-    let all: u64 = counts.iter().map(|(_, count)| count).sum();
+    let all = counts
+        .iter()
+        .fold(0u64, |all, (_, count)| all.saturating_add(*count));
     if all == 0 {
         return html! {};
     }

@@ -118,7 +118,8 @@ fn stages(run: &Run) -> Markup {
 }
 
 fn shares(what: &str, none: &str, shares: &BTreeMap<String, Share>) -> Markup {
-    let all: u64 = shares.values().map(|share| share.latency.count()).sum();
+    let counts = shares.values().map(|share| share.latency.count());
+    let all = counts.fold(0, u64::saturating_add);
     html! {
         @if shares.is_empty() { p.none { (none) } }
         @else {

@@ -216,7 +216,7 @@ fn heat(columns: &[Column], x: &Axis, y: &Axis) -> [String; SHADES] {
         for (us, count) in column.slice.latency.counts() {
             let row = (y.share(us as f64) * ROWS as f64) as usize;
             if let Some(row) = rows.get_mut(row.min(ROWS - 1)) {
-                *row += count;
+                *row = row.saturating_add(count);
             }
         }
         let fullest = rows.iter().copied().max().unwrap_or(0);

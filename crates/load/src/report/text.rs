@@ -135,7 +135,7 @@ fn part(text: &mut String, table: &str) {
 }
 
 fn errors(run: &Run) -> String {
-    let all = run.answered + run.failed;
+    let all = run.answered.saturating_add(run.failed);
     let rows = run.errors.iter().map(|(kind, error)| {
         vec![
             clipped(kind, CELL),
