@@ -16,8 +16,10 @@ mod machine;
 mod matrix;
 mod plan;
 mod record;
+mod record_file;
 mod recorder;
 mod replay;
+pub mod report;
 mod scenario;
 mod server_timing;
 mod session;
@@ -32,6 +34,7 @@ pub use machine::{Machine, field, kib};
 pub use matrix::MatrixConfig;
 pub use plan::{Pattern, Plan, Request};
 pub use record::{Band, ClientStats, ErrorStats, FORMAT, Part, Record, Run, Share, Slice};
+pub use record_file::RecordError;
 pub use replay::TraceConfig;
 pub use scenario::{
     ClosedConfig, FunctionConfig, HowConfig, OpenConfig, Prepared, RateConfig, RequestConfig,

@@ -42,6 +42,12 @@ fn missing_packages() -> Vec<Package> {
             why: "a test counts the system calls between a request and its run",
         });
     }
+    if !runs("chromium") {
+        missing.push(Package {
+            name: "chromium fonts-dejavu-core",
+            why: "a test opens the load report in a browser, which needs a font for its text",
+        });
+    }
     missing
 }
 
