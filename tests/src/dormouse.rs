@@ -3,9 +3,11 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{Client, eventually, files_below, host, images};
 
@@ -93,6 +95,33 @@ impl Dormouse {
         command.args(["bench", "engine", "--images"]);
         command.arg(images::folder()).args(arguments);
         end(&mut command)
+    }
+
+    /// Runs another `bench` command, which needs no store.
+    ///
+    /// # Panics
+    /// Where it cannot be started or dies of a signal.
+    #[track_caller]
+    pub fn bench(&self, arguments: &[&str]) -> Ended {
+        end(bench_command().args(arguments))
+    }
+
+    /// Runs a `bench` command and interrupts it after some time, as Ctrl-C does.
+    ///
+    /// # Panics
+    /// Where it cannot be started or dies of a signal.
+    #[track_caller]
+    pub fn bench_interrupted(&self, arguments: &[&str], after: Duration) -> Ended {
+        let mut command = bench_command();
+        command
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let child = command.spawn().expect("the command runs");
+        std::thread::sleep(after);
+        let id = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        kill_process(id.expect("a process"), Signal::INT).expect("it still runs");
+        ended(child.wait_with_output().expect("it ends"))
     }
 
     /// Deploys a file.
@@ -184,9 +213,21 @@ fn plain_command() -> Command {
     command
 }
 
+fn bench_command() -> Command {
+    let mut command = plain_command();
+    command
+        .arg("bench")
+        .env("DORMOUSE_TEST_IMAGES", images::folder());
+    command
+}
+
 #[track_caller]
 fn end(command: &mut Command) -> Ended {
-    let output = command.output().expect("the command runs");
+    ended(command.output().expect("the command runs"))
+}
+
+#[track_caller]
+fn ended(output: Output) -> Ended {
     Ended {
         code: output.status.code().expect("it was not killed"),
         stdout: output.stdout,
@@ -217,7 +258,10 @@ fn modified(path: &Path) -> Option<SystemTime> {
 
 fn newest_source() -> Option<SystemTime> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    ["abi", "vmm", "snapshot", "pager", "pool", "server", "cli"]
+    let crates = [
+        "abi", "vmm", "snapshot", "pager", "pool", "server", "load", "cli",
+    ];
+    crates
         .iter()
         .map(|name| root.join("crates").join(name))
         .chain([root.join("benches")])

@@ -18,10 +18,13 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("pager", &[]),
     ("pool", &["abi", "vmm", "snapshot", "pager"]),
     ("server", &["pool"]),
+    ("load", &[]),
     ("benches", &["abi", "pool", "vmm", "snapshot", "pager"]),
     (
         "cli",
-        &["benches", "server", "pool", "vmm", "snapshot", "pager"],
+        &[
+            "benches", "load", "server", "pool", "vmm", "snapshot", "pager",
+        ],
     ),
     ("xtask", &[]),
 ];
@@ -38,7 +41,7 @@ const HTTP: &[&str] = &[
     "ureq",
 ];
 /// Who may.
-const KNOW_HTTP: &[&str] = &["server", "cli", "tests", "benches", "xtask"];
+const KNOW_HTTP: &[&str] = &["server", "load", "cli", "tests", "benches", "xtask"];
 /// Who may look at arguments and environment.
 const KNOW_ENVIRONMENT: &[&str] = &["cli", "tests", "benches", "xtask"];
 
@@ -61,6 +64,7 @@ const UNSAFE: &[(&str, &[&str])] = &[
     ("pager", &["fd", "huge.rs", "mapping.rs"]),
     ("guest", &["alloc.rs", "port.rs"]),
     ("benches", &["floor"]),
+    ("load", &["drive/timer.rs"]),
 ];
 
 const MAX_LINES: usize = 500;

@@ -83,7 +83,7 @@ pub(crate) enum Api {
 impl Api {
     pub(crate) fn open(place: &Place) -> Result<Self> {
         if let Some(url) = place.server() {
-            return Ok(Self::Server(Server::new(&url)?));
+            return Self::at(&url);
         }
         let config = PoolConfig {
             // One command is one request: nothing comes after it that a shell could serve.
@@ -100,6 +100,11 @@ impl Api {
             router: router(App::new(pool.clone(), limits)),
             pool,
         })
+    }
+
+    /// The API of a server.
+    pub(crate) fn at(url: &str) -> Result<Self> {
+        Ok(Self::Server(Server::new(url)?))
     }
 
     /// Sends a request and reads the whole reply.

@@ -1,7 +1,5 @@
 //! A run for each combination of functions, starts, payloads and numbers of clients.
 
-use std::collections::BTreeMap;
-
 use serde::Deserialize;
 
 use crate::plan::Pattern;
@@ -121,18 +119,11 @@ impl MatrixConfig {
         if self.rounds > 1 {
             name.push(format!("round {round}"));
         }
+        let path = format!("/v1/functions/{function}/invoke{}", self.path);
         let request = RequestConfig {
-            name: function.to_owned(),
-            method: None,
-            path: format!("/v1/functions/{function}/invoke{}", self.path),
-            headers: BTreeMap::new(),
-            body: None,
             body_bytes: Some(payload_bytes),
-            weight: 1.0,
-            copies: 1,
             start: start.cloned(),
-            expect_status: None,
-            expect_body: None,
+            ..RequestConfig::get(function, &path)
         };
         let requests = request.requests(target)?;
         let pattern = Pattern::Closed {

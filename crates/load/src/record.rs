@@ -194,7 +194,7 @@ impl Run {
     /// The share of the requests that failed.
     #[must_use]
     pub fn failed_share(&self) -> f64 {
-        let all = self.answered + self.failed;
+        let all = self.answered.saturating_add(self.failed);
         if all == 0 {
             0.0
         } else {

@@ -166,6 +166,10 @@ fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), RecordError> {
             source,
         }
     };
+    // A pipe or a device is no file that could be replaced.
+    if fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
+        return fs::write(path, bytes).map_err(failed("writing its content"));
+    }
     let folder = path.parent().filter(|folder| *folder != Path::new(""));
     let mut builder = tempfile::Builder::new();
     builder.prefix(".record-").suffix(".tmp");

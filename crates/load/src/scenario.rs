@@ -254,6 +254,27 @@ impl ScenarioConfig {
         Ok(config)
     }
 
+    /// A scenario of one run of one request.
+    #[must_use]
+    pub fn of_one(title: &str, request: RequestConfig, run: RunConfig) -> Self {
+        Self {
+            title: title.to_owned(),
+            url: None,
+            functions: BTreeMap::new(),
+            requests: vec![request],
+            runs: vec![run],
+            matrix: None,
+            seed: 0,
+            folder: PathBuf::from("."),
+        }
+    }
+
+    /// How its runs are done, to be changed.
+    pub fn hows(&mut self) -> impl Iterator<Item = &mut HowConfig> {
+        let matrix = self.matrix.iter_mut().map(|matrix| &mut matrix.how);
+        self.runs.iter_mut().map(|run| &mut run.how).chain(matrix)
+    }
+
     /// The runs that it asks for, on a target.
     ///
     /// # Errors
@@ -417,6 +438,24 @@ impl ClosedConfig {
 }
 
 impl RequestConfig {
+    /// A `GET` of a path.
+    #[must_use]
+    pub fn get(name: &str, path: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            method: None,
+            path: path.to_owned(),
+            headers: BTreeMap::new(),
+            body: None,
+            body_bytes: None,
+            weight: weight(),
+            copies: one(),
+            start: None,
+            expect_status: None,
+            expect_body: None,
+        }
+    }
+
     /// The requests that it stands for, on a target.
     ///
     /// # Errors

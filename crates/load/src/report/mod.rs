@@ -9,9 +9,11 @@ mod chart;
 mod numbers;
 mod page;
 mod percentiles;
+mod readme;
 mod run;
 mod series;
 mod text;
 
 pub use page::html;
+pub use readme::{MARKS, has_marks, into_readme};
 pub use text::{readme_table, table};

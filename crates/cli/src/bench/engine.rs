@@ -1,24 +1,16 @@
-//! `dormouse bench`: measures the restore engine.
+//! `dormouse bench engine`: measures the restore engine.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use clap::{Args, Subcommand};
+use clap::Args;
 use dormouse_benches::engine::{self, Options, Pattern};
 use dormouse_benches::{Error, Record, report};
 
 use crate::exit::{Exit, Failed};
 use crate::output::{self, Format};
 use crate::progress::Step;
-
-/// Measures this build on this machine
-#[derive(Debug, Subcommand)]
-pub(crate) enum BenchCommand {
-    Engine(EngineArgs),
-    #[command(hide = true)]
-    Boot(BootArgs),
-}
 
 /// Boots an image until it is ready and prints how many microseconds of that its guest ran
 ///
@@ -60,18 +52,14 @@ pub(crate) struct EngineArgs {
     format: Format,
 }
 
-/// Runs the command.
-pub(crate) fn bench(command: &BenchCommand) -> Result<()> {
-    match command {
-        BenchCommand::Engine(args) => engine(args),
-        BenchCommand::Boot(args) => {
-            let guest_us = engine::boot(&args.image).map_err(failed)?;
-            output::text(&format!("{guest_us}\n"))
-        }
-    }
+/// Runs `bench boot`.
+pub(super) fn boot(args: &BootArgs) -> Result<()> {
+    let guest_us = engine::boot(&args.image).map_err(failed)?;
+    output::text(&format!("{guest_us}\n"))
 }
 
-fn engine(args: &EngineArgs) -> Result<()> {
+/// Runs `bench engine`.
+pub(super) fn engine(args: &EngineArgs) -> Result<()> {
     let options = Options {
         images: args.images.clone().ok_or_else(no_images)?,
         dormouse: std::env::current_exe().context("cannot find this very program")?,
