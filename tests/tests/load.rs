@@ -31,7 +31,7 @@ fn start_count(run: &Value, start: &str) -> u64 {
 const SCENARIO: &str = r#"
 title = "Small"
 [functions]
-hello = { image = "hello.img", copies = 2 }
+hello = { image = "hello", copies = 2 }
 [[request]]
 name = "hello"
 path = "/v1/functions/hello-{n}/invoke/"
@@ -125,7 +125,7 @@ fn every_start_can_be_measured() {
     let text_of = r#"
 title = "Starts"
 [functions]
-hello = { image = "hello.img" }
+hello = { image = "hello" }
 [matrix]
 functions = ["hello"]
 starts = ["cold", "first-uncached", "first", "restored", "rolled-back"]

@@ -1,8 +1,8 @@
 //! Connections to the target, kept open between requests.
 
-use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -20,8 +20,8 @@ pub(crate) type Connection = SendRequest<Full<Bytes>>;
 pub(crate) struct Connections {
     address: SocketAddr,
     turns: Semaphore,
-    idle: RefCell<Vec<Connection>>,
-    opened: Cell<u64>,
+    idle: Mutex<Vec<Connection>>,
+    opened: AtomicU64,
 }
 
 /// The right to use a connection.
@@ -35,18 +35,22 @@ pub(crate) struct Turn<'a> {
 
 impl Connections {
     /// So many at most, to there. None is opened yet.
-    pub(crate) fn new(address: SocketAddr, most: u32) -> Rc<Self> {
-        Rc::new(Self {
+    pub(crate) fn new(address: SocketAddr, most: u32) -> Arc<Self> {
+        Arc::new(Self {
             address,
             turns: Semaphore::new(most as usize),
-            idle: RefCell::default(),
-            opened: Cell::new(0),
+            idle: Mutex::default(),
+            opened: AtomicU64::new(0),
         })
     }
 
     /// How many were opened.
     pub(crate) fn opened(&self) -> u64 {
-        self.opened.get()
+        self.opened.load(Ordering::Relaxed)
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Connection>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for the right to use one, in the order of asking.
@@ -74,7 +78,8 @@ impl Turn<'_> {
     /// Why there is none.
     pub(crate) async fn connect(&self) -> Result<(Connection, bool), Failure> {
         loop {
-            let Some(mut kept) = self.connections.idle.borrow_mut().pop() else {
+            let kept = self.connections.idle().pop();
+            let Some(mut kept) = kept else {
                 return self.open().await.map(|connection| (connection, true));
             };
             // One that the target has closed meanwhile is no failure.
@@ -100,17 +105,15 @@ impl Turn<'_> {
             .await
             .map_err(|error| Failure::exchanging(&error))?;
         // Its errors reach whoever waits for an answer.
-        tokio::task::spawn_local(connection);
-        self.connections
-            .opened
-            .set(self.connections.opened.get() + 1);
+        tokio::spawn(connection);
+        self.connections.opened.fetch_add(1, Ordering::Relaxed);
         Ok(sender)
     }
 
     /// Keeps a connection for the next request.
     pub(crate) fn keep(self, connection: Connection) {
         if !connection.is_closed() {
-            self.connections.idle.borrow_mut().push(connection);
+            self.connections.idle().push(connection);
         }
     }
 }

@@ -1,7 +1,6 @@
 //! What the requests of one thread share.
 
-use std::cell::Cell;
-use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,33 +18,33 @@ const MAX_UNDER_WAY: u64 = 100_000;
 /// Requests that are under way when somebody ends the run have so long.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// One thread's part of a run.
+/// One thread's part of a run. Nothing else touches it, so its counters need no order.
 #[derive(Debug)]
 pub(crate) struct Lane {
     pub(crate) plan: Arc<Plan>,
-    pub(crate) connections: Rc<Connections>,
+    pub(crate) connections: Arc<Connections>,
     pub(crate) begin: Instant,
     pub(crate) stop: Stop,
     recorder: Arc<Mutex<Recorder>>,
-    under_way: Cell<u64>,
+    under_way: AtomicU64,
     one_less: Notify,
 }
 
 impl Lane {
     pub(crate) fn new(
         plan: Arc<Plan>,
-        connections: Rc<Connections>,
+        connections: Arc<Connections>,
         begin: Instant,
         stop: Stop,
         recorder: Arc<Mutex<Recorder>>,
-    ) -> Rc<Self> {
-        Rc::new(Self {
+    ) -> Arc<Self> {
+        Arc::new(Self {
             plan,
             connections,
             begin,
             stop,
             recorder,
-            under_way: Cell::new(0),
+            under_way: AtomicU64::new(0),
             one_less: Notify::new(),
         })
     }
@@ -59,9 +58,9 @@ impl Lane {
     }
 
     /// Sends a request that is due at a time after the beginning, without waiting for the answer.
-    pub(crate) fn send(self: &Rc<Self>, request: usize, due: Duration) {
+    pub(crate) fn send(self: &Arc<Self>, request: usize, due: Duration) {
         let turned = self.elapsed();
-        let under_way = self.under_way.get() + 1;
+        let under_way = self.under_way.load(Ordering::Relaxed) + 1;
         self.recorder().began(due, under_way);
         if under_way > MAX_UNDER_WAY {
             let example = format!("{MAX_UNDER_WAY} requests were under way");
@@ -76,11 +75,11 @@ impl Lane {
             });
             return;
         }
-        self.under_way.set(under_way);
-        let lane = Rc::clone(self);
-        tokio::task::spawn_local(async move {
+        self.under_way.store(under_way, Ordering::Relaxed);
+        let lane = Arc::clone(self);
+        tokio::spawn(async move {
             lane.serve(request, due, turned).await;
-            lane.under_way.set(lane.under_way.get() - 1);
+            lane.under_way.fetch_sub(1, Ordering::Relaxed);
             lane.one_less.notify_one();
         });
     }
@@ -88,11 +87,11 @@ impl Lane {
     /// Sends a request now and waits for the end of it.
     pub(crate) async fn send_and_wait(&self, request: usize) {
         let now = self.elapsed();
-        let under_way = self.under_way.get() + 1;
-        self.under_way.set(under_way);
+        let under_way = self.under_way.load(Ordering::Relaxed) + 1;
+        self.under_way.store(under_way, Ordering::Relaxed);
         self.recorder().began(now, under_way);
         self.serve(request, now, now).await;
-        self.under_way.set(self.under_way.get() - 1);
+        self.under_way.fetch_sub(1, Ordering::Relaxed);
     }
 
     async fn serve(&self, request: usize, due: Duration, turned: Duration) {
@@ -171,7 +170,7 @@ impl Lane {
 
     /// Waits for all that is under way.
     pub(crate) async fn drained(&self) {
-        while self.under_way.get() > 0 {
+        while self.under_way.load(Ordering::Relaxed) > 0 {
             self.one_less.notified().await;
         }
     }

@@ -1,6 +1,6 @@
 //! The two ways of sending: open and closed.
 
-use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ const AT_ONCE: usize = 16;
 
 /// Sends requests when they are due; of all, each `threads`-th from the `thread`-th on.
 pub(crate) async fn open(
-    lane: &Rc<Lane>,
+    lane: &Arc<Lane>,
     arrivals: &Arrivals,
     thread: usize,
     threads: usize,
@@ -64,7 +64,7 @@ pub(crate) struct Clients {
 /// Lets clients send, and waits for them. `sent` counts what all threads have sent after the
 /// warm-up.
 pub(crate) async fn closed(
-    lane: &Rc<Lane>,
+    lane: &Arc<Lane>,
     clients: Clients,
     sent: &AtomicU64,
 ) -> Result<(), Error> {

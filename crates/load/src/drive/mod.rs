@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 use tokio::runtime::{Builder, Runtime};
-use tokio::task::LocalSet;
 
 mod connections;
 mod exchange;
@@ -91,7 +90,7 @@ pub fn run(
         let stop = stop.clone();
         let handle = thread::Builder::new()
             .name(format!("load-{number}"))
-            .spawn(move || drive(number, address, begin, &stop, plan, recorder, &sent))
+            .spawn(move || drive(number, address, begin, &stop, plan, recorder, sent))
             .map_err(Error::client("starting a thread"))?;
         handles.push(handle);
     }
@@ -144,20 +143,21 @@ fn drive(
     stop: &Stop,
     plan: Arc<Plan>,
     recorder: Arc<Mutex<Recorder>>,
-    sent: &AtomicU64,
+    sent: Arc<AtomicU64>,
 ) -> Result<Worked, Error> {
     let threads = plan.threads as usize;
-    let share = |all: u32| share_of(all, number, threads);
+    let share = move |all: u32| share_of(all, number, threads);
     let most = share(plan.connections);
     let connections = Connections::new(address, u32::try_from(most.end - most.start).unwrap_or(1));
     let lane = Lane::new(
         Arc::clone(&plan),
-        std::rc::Rc::clone(&connections),
+        Arc::clone(&connections),
         begin,
         stop.clone(),
         recorder,
     );
-    runtime()?.block_on(LocalSet::new().run_until(async {
+    // A task wakes without a system call, what `block_on` itself waits for does not.
+    let sending = async move {
         tokio::time::sleep_until(begin.into()).await;
         match &plan.pattern {
             Pattern::Open(arrivals) => loops::open(&lane, arrivals, number, threads).await?,
@@ -171,12 +171,17 @@ fn drive(
                     think: *think,
                     requests: *requests,
                 };
-                loops::closed(&lane, clients, sent).await?;
+                loops::closed(&lane, clients, &sent).await?;
             }
         }
         lane.drained().await;
         Ok::<(), Error>(())
-    }))?;
+    };
+    let done = runtime()?.block_on(async { tokio::spawn(sending).await });
+    done.map_err(|error| match error.try_into_panic() {
+        Ok(panic) => panicked(&*panic),
+        Err(error) => Error::Panicked(error.to_string()),
+    })??;
     Ok(Worked {
         opened: connections.opened(),
         cpu: cpu_time(ClockId::ThreadCPUTime),
