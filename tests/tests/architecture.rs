@@ -19,7 +19,10 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("pool", &["abi", "vmm", "snapshot", "pager"]),
     ("server", &["pool"]),
     ("load", &[]),
-    ("benches", &["abi", "pool", "vmm", "snapshot", "pager"]),
+    (
+        "benches",
+        &["abi", "load", "pool", "vmm", "snapshot", "pager"],
+    ),
     (
         "cli",
         &[

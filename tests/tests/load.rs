@@ -234,7 +234,7 @@ fn bad_input_is_told_in_a_sentence() {
         (vec!["report", "/nowhere.json"], 66, "/nowhere.json"),
         (vec!["compare", garbage, garbage], 65, "garbage"),
         (vec!["trace", garbage], 65, "garbage"),
-        (vec!["trace", "--rate", "-1"], 65, "rate"),
+        (vec!["trace", "--rate=-1"], 65, "rate"),
         (
             vec!["trace", "--out", "/nowhere/a.csv"],
             69,

@@ -9,8 +9,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use super::Group;
 use super::bare::Bare;
 use super::lab::{Lab, good, request};
-use crate::machine::kib;
 use crate::{Error, Row, Samples};
+use dormouse_load::kib;
 
 pub(super) const GROUP: Group = Group {
     title: "memory of idle clones",

@@ -30,7 +30,7 @@ pub use arrivals::{Arrival, Arrivals, Rate};
 pub use drive::{Progress, Stop, run};
 pub use error::Error;
 pub use histogram::Histogram;
-pub use machine::{Machine, field, kib};
+pub use machine::{Machine, kib};
 pub use matrix::MatrixConfig;
 pub use plan::{Pattern, Plan, Request};
 pub use record::{Band, ClientStats, ErrorStats, FORMAT, Part, Record, Run, Share, Slice};

@@ -74,15 +74,14 @@ impl fmt::Display for Machine {
 }
 
 /// The value behind `label:` in a file of such lines.
-#[must_use]
-pub fn field<'a>(text: &'a str, label: &str) -> Option<&'a str> {
+fn field<'a>(text: &'a str, label: &str) -> Option<&'a str> {
     text.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;
         (name.trim() == label).then(|| value.trim())
     })
 }
 
-/// The value behind `label:` that is so many kB.
+/// The value behind `label:`, in a file like `/proc/meminfo`, that is so many kB.
 #[must_use]
 pub fn kib(text: &str, label: &str) -> Option<u64> {
     field(text, label)?.strip_suffix("kB")?.trim().parse().ok()

@@ -1,13 +1,13 @@
 //! `dormouse bench engine`: measures the restore engine.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
 use dormouse_benches::engine::{self, Options, Pattern};
-use dormouse_benches::{Error, Record, report};
+use dormouse_benches::{Error, report};
 
+use super::readme::Readme;
 use crate::exit::{Exit, Failed};
 use crate::output::{self, Format};
 use crate::progress::Step;
@@ -76,7 +76,7 @@ pub(super) fn engine(args: &EngineArgs) -> Result<()> {
 
     if let Some(readme) = &args.readme {
         // Before minutes are spent on what could not be written.
-        read_readme(readme)?;
+        self::readme(readme).read()?;
     }
     let mut step: Option<Step> = None;
     let measured = engine::measure(&options, |title| {
@@ -101,7 +101,7 @@ pub(super) fn engine(args: &EngineArgs) -> Result<()> {
         Format::Json => output::json(&serde_json::to_value(&record)?)?,
     }
     if let Some(readme) = &args.readme {
-        write_readme(readme, &record)?;
+        self::readme(readme).write(|text| report::into_readme(text, &record))?;
     }
     let over = record.over();
     if args.check && !over.is_empty() {
@@ -130,21 +130,10 @@ fn failed(error: Error) -> anyhow::Error {
     }
 }
 
-/// Reads a file that a table can be written into.
-fn read_readme(path: &Path) -> Result<String> {
-    let text = fs::read_to_string(path).map_err(|error| {
-        let message = format!("cannot read {}: {error}", path.display());
-        Failed::new(Exit::NoInput, message)
-    })?;
-    if report::has_marks(&text) {
-        return Ok(text);
+fn readme(path: &Path) -> Readme<'_> {
+    Readme {
+        path,
+        marks: report::MARKS,
+        has_marks: report::has_marks,
     }
-    let [begin, end] = report::MARKS;
-    let message = format!("{} lacks the marks {begin} and {end}", path.display());
-    Err(Failed::new(Exit::Data, message).into())
-}
-
-fn write_readme(path: &Path, record: &Record) -> Result<()> {
-    let text = report::into_readme(&read_readme(path)?, record);
-    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }

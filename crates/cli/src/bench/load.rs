@@ -14,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::live::Live;
 use super::local::{self, Local};
+use super::readme::Readme;
 use crate::exit::{Exit, Failed};
 use crate::output::{self, Format};
 
@@ -136,7 +137,7 @@ pub(super) fn load(args: &LoadArgs) -> Result<()> {
         writable(file)?;
     }
     if let Some(readme) = &args.readme {
-        read_readme(readme)?;
+        self::readme(readme).read()?;
     }
     let (mut scenario, url) = match &args.scenario {
         Some(path) => {
@@ -181,7 +182,7 @@ pub(super) fn load(args: &LoadArgs) -> Result<()> {
     print(&record, args.format)?;
     written?;
     if let Some(readme) = &args.readme {
-        write_readme(readme, &record)?;
+        self::readme(readme).write(|text| report::into_readme(text, &record))?;
     }
     if stop.is_asked() {
         eprintln!("it was ended early: the report is of what had been measured");
@@ -194,7 +195,7 @@ pub(super) fn report(args: &ReportArgs) -> Result<()> {
     let record = read(&args.record)?;
     write(&record, None, args.html.as_deref())?;
     if let Some(readme) = &args.readme {
-        write_readme(readme, &record)?;
+        self::readme(readme).write(|text| report::into_readme(text, &record))?;
     }
     print(&record, args.format)
 }
@@ -374,23 +375,12 @@ fn print(record: &Record, format: Format) -> Result<()> {
     }
 }
 
-/// Reads a file that a table can be written into.
-fn read_readme(path: &Path) -> Result<String> {
-    let text = fs::read_to_string(path).map_err(|error| {
-        let message = format!("cannot read {}: {error}", path.display());
-        Failed::new(Exit::NoInput, message)
-    })?;
-    if report::has_marks(&text) {
-        return Ok(text);
+fn readme(path: &Path) -> Readme<'_> {
+    Readme {
+        path,
+        marks: report::MARKS,
+        has_marks: report::has_marks,
     }
-    let [begin, end] = report::MARKS;
-    let message = format!("{} lacks the marks {begin} and {end}", path.display());
-    Err(Failed::new(Exit::Data, message).into())
-}
-
-fn write_readme(path: &Path, record: &Record) -> Result<()> {
-    let text = report::into_readme(&read_readme(path)?, record);
-    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
 pub(super) fn failed(error: Error) -> anyhow::Error {

@@ -5,6 +5,7 @@ mod engine;
 mod live;
 mod load;
 mod local;
+mod readme;
 mod trace;
 
 use anyhow::Result;

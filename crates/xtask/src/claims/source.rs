@@ -32,7 +32,7 @@ pub(super) struct Source {
 /// A block has the machine's facts in a line `(…):` of their own, and below it a fence with tables as
 /// text: a header, and columns that two blanks or more part. Each row's first cell is its name, which
 /// no other row of the block has.
-pub(super) const SOURCES: [Source; 2] = [
+pub(super) const SOURCES: [Source; 3] = [
     Source {
         block: "demo",
         write: demo,
@@ -40,6 +40,10 @@ pub(super) const SOURCES: [Source; 2] = [
     Source {
         block: "engine",
         write: engine,
+    },
+    Source {
+        block: "load",
+        write: load,
     },
 ];
 
@@ -77,6 +81,21 @@ fn engine(bench: &Bench<'_>, copy: &Path, rows: &[&str]) -> Result<()> {
         command.arg("--quick");
     }
     run_openly("dormouse bench engine", command)
+}
+
+/// A minute of each run: enough for figures, and the scenario's own five are for whoever looks closely.
+fn load(bench: &Bench<'_>, copy: &Path, _: &[&str]) -> Result<()> {
+    let duration = if bench.quick { "10s" } else { "1m" };
+    let mut command = Command::new(&bench.dormouse);
+    command
+        .args(["bench", "load", "--serve", "--duration", duration])
+        .arg(bench.repo.path("benches/scenarios/mixed.toml"))
+        .arg("--images")
+        .arg(&bench.images)
+        .arg("--readme")
+        .arg(copy)
+        .stdout(Stdio::null());
+    run_openly("dormouse bench load", command)
 }
 
 /// A pattern that fits these names and as few others as one pattern can.
