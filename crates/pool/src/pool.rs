@@ -212,12 +212,23 @@ impl Pool {
 
     /// Asks idle instances for their clones' memory and waits until there is as much as that.
     pub(crate) async fn wait_for(&self, name: &FunctionName, bytes: u64) -> Result<Charge, Error> {
-        for (_, function) in self.inner.functions.all() {
-            function.reclaim();
-        }
+        /// Who still ran, or rolled back, when it was asked the last time may be idle by now.
+        const ASK_EVERY: Duration = Duration::from_millis(20);
+
         let budget = &self.inner.budget;
-        let limit = self.inner.config.queue_timeout;
-        let charge = tokio::time::timeout(limit, budget.charge(bytes)).await;
+        let charging = async {
+            let charge = budget.charge(bytes);
+            tokio::pin!(charge);
+            loop {
+                for (_, function) in self.inner.functions.all() {
+                    function.reclaim();
+                }
+                if let Ok(charge) = tokio::time::timeout(ASK_EVERY, &mut charge).await {
+                    return charge;
+                }
+            }
+        };
+        let charge = tokio::time::timeout(self.inner.config.queue_timeout, charging).await;
         charge.map_err(|_| Error::over_budget(name, bytes, budget.limit_bytes()))
     }
 
