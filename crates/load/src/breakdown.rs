@@ -9,9 +9,9 @@ use std::time::Duration;
 use crate::record::{Band, Part};
 
 /// Stages of Dormouse that do not overlap; the others are parts of these.
-const DISJOINT: [&str; 5] = ["queue", "open", "boot", "restore", "run"];
+const DISJOINT: [&str; 6] = ["queue", "clear", "boot", "open", "restore", "run"];
 /// The parts of a latency, in the order of reports.
-const PARTS: [&str; 8] = [
+const PARTS: [&str; 9] = [
     "lag",
     "connection",
     DISJOINT[0],
@@ -19,6 +19,7 @@ const PARTS: [&str; 8] = [
     DISJOINT[2],
     DISJOINT[3],
     DISJOINT[4],
+    DISJOINT[5],
     "rest",
 ];
 /// Latencies of one group are at most an eighth of an octave apart.

@@ -145,6 +145,7 @@ fn explained(part: &str) -> String {
         "lag" => "the client, which sent late",
         "connection" => "waiting for a connection, or making one",
         "queue" => "waiting for a turn at the target",
+        "clear" => "letting go of what the target had in memory",
         "open" => "loading a snapshot",
         "boot" => "booting cold",
         "restore" => "restoring clones",

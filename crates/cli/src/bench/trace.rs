@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
+use dormouse_load::Histogram;
 use dormouse_load::trace::{SampleConfig, SyntheticConfig, Trace};
 
 use super::load::failed;
@@ -62,17 +63,11 @@ pub(super) fn trace(args: &TraceArgs) -> Result<()> {
     if let Some(out) = &args.out {
         write(&trace, out)?;
     }
-    let mut durations: Vec<_> = trace
-        .invocations
-        .iter()
-        .map(|one| one.duration_us)
-        .collect();
-    durations.sort_unstable();
-    let quantile = |share: f64| {
-        let place = (durations.len() as f64 * share) as usize;
-        let us = durations.get(place.min(durations.len().saturating_sub(1)));
-        format!("{:.3} s", us.copied().unwrap_or(0) as f64 / 1e6)
-    };
+    let mut durations = Histogram::default();
+    for invocation in &trace.invocations {
+        durations.record_us(invocation.duration_us);
+    }
+    let quantile = |share| format!("{:.3} s", durations.quantile_us(share) as f64 / 1e6);
     output::properties(&[
         ("source", format!("{:?}", trace.source)),
         ("length", humantime::format_duration(trace.span).to_string()),
