@@ -199,6 +199,19 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_before_a_run_is_no_rest() {
+        let mut breakdown = Breakdown::default();
+        breakdown.begin(MS * 6);
+        for stage in DISJOINT {
+            breakdown.stage(stage, MS);
+        }
+        breakdown.end(MS * 6);
+        let bands = breakdown.bands();
+        let parts: Vec<_> = bands[0].parts.iter().map(|part| &part.name[..]).collect();
+        assert_eq!(parts, DISJOINT);
+    }
+
+    #[test]
     fn few_answers_have_few_bands() {
         let mut breakdown = Breakdown::default();
         assert_eq!(breakdown.bands(), []);

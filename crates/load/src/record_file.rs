@@ -72,8 +72,8 @@ pub enum RecordError {
         /// Why not.
         source: serde_json::Error,
     },
-    /// The record cannot be put where it should be.
-    #[error("cannot write the record {}: {operation}: {source}", path.display())]
+    /// The record, or its page, cannot be put where it should be.
+    #[error("cannot write {}: {operation}: {source}", path.display())]
     Write {
         /// Where it should be.
         path: PathBuf,
@@ -150,6 +150,15 @@ impl Record {
         serde_json::from_slice::<Self>(&json).map_err(unwritable)?;
         json.push(b'\n');
         write_whole(path, &json)
+    }
+
+    /// Writes the page of [`crate::report::html`]: whole, or not at all. What was in the file is
+    /// replaced.
+    ///
+    /// # Errors
+    /// If the file cannot be made.
+    pub fn write_html(&self, path: &Path) -> Result<(), RecordError> {
+        write_whole(path, crate::report::html(self).as_bytes())
     }
 }
 

@@ -1,6 +1,5 @@
 //! `dormouse bench load` and `bench report`: drive a target, and show what came out.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -349,18 +348,12 @@ fn write(record: &Record, out: Option<&Path>, html: Option<&Path>) -> Result<()>
             }
         });
     }
-    if let Some(html) = html {
-        let text = report::html(record);
-        let half = tempfile::NamedTempFile::new_in(folder(html)).and_then(|half| {
-            fs::write(half.path(), text)?;
-            half.persist(html).map_err(|error| error.error)
-        });
-        if let Err(error) = half {
-            failures.push(format!(
-                "cannot write {}: {error}; `dormouse bench report` makes it from the record",
-                html.display()
-            ));
-        }
+    if let Some(html) = html
+        && let Err(error) = record.write_html(html)
+    {
+        failures.push(format!(
+            "{error}; `dormouse bench report` makes it from the record"
+        ));
     }
     if failures.is_empty() {
         return Ok(());
