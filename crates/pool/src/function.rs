@@ -102,7 +102,7 @@ impl Function {
             .try_charge(if is_resident { data_bytes } else { 0 })
             .ok_or_else(|| Error::over_budget(name, data_bytes, budget.limit_bytes()))?;
         let source = if is_resident {
-            Source::shared(Arc::new(memory.load()?), memory.pages(), data)?
+            Source::shared(Arc::new(memory.load(true)?), memory.pages(), data)?
         } else {
             let file = Arc::clone(&memory);
             let read = move |page: u64, buffer: &mut [u8]| {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use dormouse_snapshot::{
-    Draft, FunctionName, MemoryDraft, PAGE_BYTES, Snapshot, SnapshotId, Store,
+    Compression, Draft, FunctionName, MemoryDraft, PAGE_BYTES, Snapshot, SnapshotId, Store,
 };
 use serde::Serialize;
 
@@ -167,6 +167,8 @@ pub fn set_paging(store: &Store, name: &str, paging: Paging) -> Result<SnapshotI
             read: &mut read,
         },
         image: &image,
+        parent: None,
+        compression: Compression::None,
     };
     let id = store.publish(&name, draft)?;
     if let Some(set) = &snapshot.working_set {

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::{FORMAT_VERSION, FunctionName, SnapshotId};
+use crate::{FunctionName, SnapshotId};
 
 /// `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -73,7 +73,7 @@ pub enum Error {
 
     /// The file was written by a newer Dormouse.
     #[error(
-        "{} has format version {found}, but this build reads only {FORMAT_VERSION}: use a newer \
+        "{} has format version {found}, but this build reads none above {newest}: use a newer \
          dormouse, or deploy the function again with this one", path.display()
     )]
     TooNew {
@@ -81,18 +81,22 @@ pub enum Error {
         path: PathBuf,
         /// The version it has.
         found: u32,
+        /// The newest that this build reads.
+        newest: u32,
     },
 
     /// The file was written by an older Dormouse.
     #[error(
-        "{} has format version {found}, which this build no longer reads (it reads \
-         {FORMAT_VERSION}): deploy the function again", path.display()
+        "{} has format version {found}, but this build reads none below {oldest}: deploy the \
+         function again", path.display()
     )]
     TooOld {
         /// The file.
         path: PathBuf,
         /// The version it has.
         found: u32,
+        /// The oldest that this build reads.
+        oldest: u32,
     },
 
     /// The state section is encoded in a way that this build does not know.

@@ -2,12 +2,16 @@
 //! version in every format to come.
 
 use std::mem::{offset_of, size_of};
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use crate::codec::{CODEC_ID, MAX_STATE_BYTES};
 use crate::manifest::MAX_MANIFEST_BYTES;
-use crate::ranges::RANGE_BYTES;
-use crate::{CHUNK_BYTES, Digest, Error, FORMAT_VERSION, MAX_MEMORY_PAGES, PAGE_BYTES, Result};
+use crate::table::MAX_PACKS;
+use crate::{
+    CHUNK_BYTES, Digest, Error, FORMAT_VERSION, MAX_MEMORY_PAGES, OLDEST_FORMAT_VERSION,
+    PAGE_BYTES, Result, chunks, table,
+};
 
 /// Bytes in the header.
 pub(crate) const HEADER_BYTES: usize = size_of::<Layout>();
@@ -32,8 +36,10 @@ struct Layout {
     reserved_a: u32,
     memory_pages: u64,
     state_bytes: u64,
-    data_ranges: u64,
-    data_chunks: u64,
+    /// Runs; in version 1, data ranges.
+    table_entries: u64,
+    /// Packs; in version 1, chunks with data.
+    table_digests: u64,
     manifest_bytes: u64,
     image_bytes: u64,
     manifest_digest: [u8; 32],
@@ -53,8 +59,8 @@ const _: () = {
     assert!(offset_of!(Layout, chunk_bytes) == 24);
     assert!(offset_of!(Layout, memory_pages) == 32);
     assert!(offset_of!(Layout, state_bytes) == 40);
-    assert!(offset_of!(Layout, data_ranges) == 48);
-    assert!(offset_of!(Layout, data_chunks) == 56);
+    assert!(offset_of!(Layout, table_entries) == 48);
+    assert!(offset_of!(Layout, table_digests) == 56);
     assert!(offset_of!(Layout, manifest_bytes) == 64);
     assert!(offset_of!(Layout, image_bytes) == 72);
     assert!(offset_of!(Layout, manifest_digest) == 80);
@@ -62,17 +68,20 @@ const _: () = {
     assert!(offset_of!(Layout, body_digest) == 144);
     assert!(offset_of!(Layout, reserved_b) == 176);
     assert!(offset_of!(Layout, header_digest) == 224);
-    assert!(FORMAT_VERSION == 1 && CODEC_ID == 1);
-    assert!(PAGE_BYTES == 4096 && CHUNK_BYTES == 65536 && RANGE_BYTES == 16);
+    assert!(FORMAT_VERSION == 2 && CODEC_ID == 1);
+    assert!(PAGE_BYTES == 4096 && CHUNK_BYTES == 65536);
 };
 
 /// What a header says; every number is within its limit.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Header {
+    pub(crate) format_version: u32,
     pub(crate) memory_pages: u64,
     pub(crate) state_bytes: u64,
-    pub(crate) data_ranges: u64,
-    pub(crate) data_chunks: u64,
+    /// Runs; in version 1, data ranges.
+    pub(crate) table_entries: u64,
+    /// Packs; in version 1, chunks with data.
+    pub(crate) table_digests: u64,
     pub(crate) manifest_bytes: u64,
     pub(crate) image_bytes: u64,
     pub(crate) manifest_digest: Digest,
@@ -89,7 +98,7 @@ impl Header {
         put(offset_of!(Layout, magic), MAGIC.as_bytes());
         put(
             offset_of!(Layout, format_version),
-            &FORMAT_VERSION.to_le_bytes(),
+            &self.format_version.to_le_bytes(),
         );
         put(offset_of!(Layout, codec_id), &CODEC_ID.to_le_bytes());
         put(
@@ -113,12 +122,12 @@ impl Header {
             &self.state_bytes.to_le_bytes(),
         );
         put(
-            offset_of!(Layout, data_ranges),
-            &self.data_ranges.to_le_bytes(),
+            offset_of!(Layout, table_entries),
+            &self.table_entries.to_le_bytes(),
         );
         put(
-            offset_of!(Layout, data_chunks),
-            &self.data_chunks.to_le_bytes(),
+            offset_of!(Layout, table_digests),
+            &self.table_digests.to_le_bytes(),
         );
         put(
             offset_of!(Layout, manifest_bytes),
@@ -149,7 +158,8 @@ impl Header {
         let u64_at = |offset| field(file, offset, path).map(u64::from_le_bytes);
         let digest_at = |offset| field(file, offset, path).map(Digest::from_bytes);
 
-        check_version(file, MAGIC, "snapshot", path)?;
+        let known = OLDEST_FORMAT_VERSION..=FORMAT_VERSION;
+        let format_version = check_version(file, MAGIC, "snapshot", known, path)?;
         let codec_id = u32_at(offset_of!(Layout, codec_id))?;
         if codec_id != CODEC_ID {
             return Err(Error::UnknownCodec {
@@ -185,7 +195,7 @@ impl Header {
         ] {
             let found = u32_at(offset)?;
             if found != expected {
-                let what = format!("its {what} is {found}, but format 1 has {expected}");
+                let what = format!("its {what} is {found}, but should be {expected}");
                 return Err(Error::damaged(path, what));
             }
         }
@@ -194,10 +204,11 @@ impl Header {
         }
 
         let header = Self {
+            format_version,
             memory_pages: u64_at(offset_of!(Layout, memory_pages))?,
             state_bytes: u64_at(offset_of!(Layout, state_bytes))?,
-            data_ranges: u64_at(offset_of!(Layout, data_ranges))?,
-            data_chunks: u64_at(offset_of!(Layout, data_chunks))?,
+            table_entries: u64_at(offset_of!(Layout, table_entries))?,
+            table_digests: u64_at(offset_of!(Layout, table_digests))?,
             manifest_bytes: u64_at(offset_of!(Layout, manifest_bytes))?,
             image_bytes: u64_at(offset_of!(Layout, image_bytes))?,
             manifest_digest: digest_at(offset_of!(Layout, manifest_digest))?,
@@ -210,52 +221,62 @@ impl Header {
 
     /// Bytes in the whole state file; cannot overflow once the limits were checked.
     pub(crate) fn file_bytes(&self) -> u64 {
-        HEADER_BYTES as u64
-            + self.state_bytes
-            + self.data_ranges * RANGE_BYTES as u64
-            + self.data_chunks * Digest::BYTES as u64
+        let table_bytes = if self.format_version == 1 {
+            chunks::table_bytes
+        } else {
+            table::table_bytes
+        };
+        HEADER_BYTES as u64 + self.state_bytes + table_bytes(self.table_entries, self.table_digests)
+    }
+
+    /// Pages of memory and image together.
+    pub(crate) fn all_pages(&self) -> u64 {
+        self.memory_pages + self.image_bytes.div_ceil(PAGE_BYTES as u64)
     }
 
     fn check_limits(&self, path: &Path) -> Result<()> {
-        // Ranges never touch, so at most every other page starts one.
-        let most_ranges = self.memory_pages.min(MAX_MEMORY_PAGES).div_ceil(2);
-        let most_chunks = self
-            .memory_pages
-            .min(MAX_MEMORY_PAGES)
-            .div_ceil(CHUNK_PAGES);
-        for (what, value, limits) in [
-            ("pages of memory", self.memory_pages, 1..=MAX_MEMORY_PAGES),
-            (
-                "bytes of state",
-                self.state_bytes,
-                0..=MAX_STATE_BYTES as u64,
-            ),
-            ("data ranges", self.data_ranges, 0..=most_ranges),
-            ("data chunks", self.data_chunks, 0..=most_chunks),
-            (
-                "bytes of manifest",
-                self.manifest_bytes,
-                0..=MAX_MANIFEST_BYTES,
-            ),
-            ("bytes of image", self.image_bytes, 0..=MAX_IMAGE_BYTES),
-        ] {
-            if !limits.contains(&value) {
-                let (least, most) = limits.into_inner();
-                let what = format!("it claims {value} {what}, possible are {least} to {most}");
-                return Err(Error::damaged(path, what));
+        let within = |what: &str, value: u64, limits: RangeInclusive<u64>| {
+            if limits.contains(&value) {
+                return Ok(());
             }
+            let (least, most) = limits.into_inner();
+            let what = format!("it claims {value} {what}, possible are {least} to {most}");
+            Err(Error::damaged(path, what))
+        };
+        within("pages of memory", self.memory_pages, 1..=MAX_MEMORY_PAGES)?;
+        within(
+            "bytes of state",
+            self.state_bytes,
+            0..=MAX_STATE_BYTES as u64,
+        )?;
+        within(
+            "bytes of manifest",
+            self.manifest_bytes,
+            0..=MAX_MANIFEST_BYTES,
+        )?;
+        within("bytes of image", self.image_bytes, 0..=MAX_IMAGE_BYTES)?;
+        if self.format_version == 1 {
+            // Ranges never touch, so at most every other page starts one.
+            let most_ranges = self.memory_pages.div_ceil(2);
+            let most_chunks = self.memory_pages.div_ceil(CHUNK_PAGES);
+            within("data ranges", self.table_entries, 0..=most_ranges)?;
+            within("data chunks", self.table_digests, 0..=most_chunks)
+        } else {
+            within("runs of pages", self.table_entries, 0..=self.all_pages())?;
+            within("packs", self.table_digests, 0..=MAX_PACKS)
         }
-        Ok(())
     }
 }
 
-/// Checks the start that all of Dormouse's binary files share: 8 bytes of magic, a u32 version.
+/// Checks the start that all of Dormouse's binary files share: 8 bytes of magic, a u32 version,
+/// which must be one of those that are `known`. Tells which.
 pub(crate) fn check_version(
     file: &[u8],
     magic: &'static str,
     kind: &'static str,
+    known: RangeInclusive<u32>,
     path: &Path,
-) -> Result<()> {
+) -> Result<u32> {
     if file.get(..magic.len()) != Some(magic.as_bytes()) {
         return Err(Error::WrongMagic {
             path: path.to_owned(),
@@ -264,17 +285,22 @@ pub(crate) fn check_version(
         });
     }
     let found = u32::from_le_bytes(field(file, magic.len(), path)?);
-    match found.cmp(&FORMAT_VERSION) {
-        std::cmp::Ordering::Less => Err(Error::TooOld {
+    let (oldest, newest) = known.into_inner();
+    if found < oldest {
+        return Err(Error::TooOld {
             path: path.to_owned(),
             found,
-        }),
-        std::cmp::Ordering::Equal => Ok(()),
-        std::cmp::Ordering::Greater => Err(Error::TooNew {
-            path: path.to_owned(),
-            found,
-        }),
+            oldest,
+        });
     }
+    if found > newest {
+        return Err(Error::TooNew {
+            path: path.to_owned(),
+            found,
+            newest,
+        });
+    }
+    Ok(found)
 }
 
 /// The `N` bytes at `offset`, or that `path` is truncated.
@@ -294,10 +320,11 @@ mod tests {
 
     fn header() -> Header {
         Header {
+            format_version: FORMAT_VERSION,
             memory_pages: 16384,
             state_bytes: 1000,
-            data_ranges: 10,
-            data_chunks: 40,
+            table_entries: 10,
+            table_digests: 40,
             manifest_bytes: 500,
             image_bytes: 100_000,
             manifest_digest: Digest::of(b"manifest"),
@@ -325,10 +352,10 @@ mod tests {
     fn version_and_codec_come_before_the_digest() {
         let path = Path::new("x");
         let mut bytes = header().encode();
-        bytes[8] = 2;
+        bytes[8] = 3;
         assert!(matches!(
             Header::decode(&bytes, path),
-            Err(Error::TooNew { found: 2, .. })
+            Err(Error::TooNew { found: 3, .. })
         ));
         // A newer format may be shorter or longer: its version is still told.
         assert!(matches!(
@@ -340,7 +367,7 @@ mod tests {
             Header::decode(&bytes, path),
             Err(Error::TooOld { found: 0, .. })
         ));
-        bytes[8] = 1;
+        bytes[8] = 2;
         bytes[12] = 9;
         assert!(matches!(
             Header::decode(&bytes, path),

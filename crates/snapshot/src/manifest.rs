@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::state_file::StateFile;
-use crate::{Digest, Error, FunctionName, PAGE_BYTES, Result, SnapshotId};
+use crate::{Digest, Error, FunctionName, PAGE_BYTES, Result, SnapshotId, SnapshotRef};
 
 /// The most bytes that a manifest may have.
 pub(crate) const MAX_MANIFEST_BYTES: u64 = 1 << 20;
@@ -35,8 +35,20 @@ pub struct Manifest {
     pub image_bytes: u64,
     /// BLAKE3-256 of the function's image.
     pub image_digest: Digest,
+    /// What the snapshot is a layer on, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer: Option<LayerInfo>,
     /// The function's configuration, free-form.
     pub config: serde_json::Value,
+}
+
+/// A snapshot as a layer: what differs from its parent is stored with it, the rest with the parent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerInfo {
+    /// The snapshot that it was made from.
+    pub parent: SnapshotRef,
+    /// How many snapshots are below it.
+    pub depth: u32,
 }
 
 impl Manifest {
@@ -76,10 +88,10 @@ impl Manifest {
         if manifest.id != *id {
             return differs("snapshot", &manifest.id, id);
         }
-        if manifest.format_version != crate::FORMAT_VERSION {
-            return differs("format", &manifest.format_version, &crate::FORMAT_VERSION);
-        }
         let header = &state_file.header;
+        if manifest.format_version != header.format_version {
+            return differs("format", &manifest.format_version, &header.format_version);
+        }
         if manifest.image_digest != header.image_digest {
             return differs("image", &manifest.image_digest, &header.image_digest);
         }
@@ -89,11 +101,7 @@ impl Manifest {
                 manifest.memory_bytes,
                 header.memory_pages * PAGE_BYTES as u64,
             ),
-            (
-                "data pages",
-                manifest.data_pages,
-                state_file.table.data_pages(),
-            ),
+            ("data pages", manifest.data_pages, state_file.data_pages()),
             ("state bytes", manifest.state_bytes, header.state_bytes),
             ("image bytes", manifest.image_bytes, header.image_bytes),
         ] {

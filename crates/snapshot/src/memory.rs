@@ -4,202 +4,156 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use rustix::fs::{MemfdFlags, SealFlags, SeekFrom};
-use rustix::io::Errno;
+use rustix::fs::{MemfdFlags, SealFlags};
 
-use crate::header::CHUNK_PAGES;
-use crate::table::MemoryTable;
-use crate::{CHUNK_BYTES, Digest, Error, PAGE_BYTES, Result, files, ranges};
+use crate::space::PageSpace;
+use crate::{CHUNK_BYTES, Error, PAGE_BYTES, Result, files, ranges};
 
-/// Guest memory in a snapshot: a sparse file, page `n` at byte `n × 4096`, with a digest for
-/// each 64 KiB that is not all zero.
+/// Guest memory in a snapshot, read from its packs page by page.
 #[derive(Debug)]
 pub struct MemoryImage {
-    file: File,
-    path: PathBuf,
-    table: MemoryTable,
+    space: Arc<PageSpace>,
+    /// The snapshot's folder, for messages.
+    folder: PathBuf,
+    pages: u64,
+    data: Vec<Range<u64>>,
 }
 
 impl MemoryImage {
-    pub(crate) const NAME: &str = "memory";
-
-    /// Opens the file `path`, whose verified table is `table`.
-    pub(crate) fn open(path: PathBuf, table: MemoryTable) -> Result<Self> {
-        let (file, file_bytes) = files::open(&path)?;
-        files::check_size(&path, file_bytes, table.pages() * PAGE_BYTES as u64)?;
-        Ok(Self { file, path, table })
+    /// The first `pages` of `space`, of which `data` are not zero.
+    pub(crate) fn new(
+        space: Arc<PageSpace>,
+        folder: PathBuf,
+        pages: u64,
+        data: Vec<Range<u64>>,
+    ) -> Self {
+        Self {
+            space,
+            folder,
+            pages,
+            data,
+        }
     }
 
     /// Pages of guest memory.
     #[must_use]
     pub fn pages(&self) -> u64 {
-        self.table.pages()
+        self.pages
     }
 
     /// The ranges of pages that are not zero, sorted and apart from each other. They come from a
-    /// checksummed table and not from the file's holes.
+    /// checksummed table.
     #[must_use]
     pub fn data(&self) -> &[Range<u64>] {
-        self.table.data()
+        &self.data
     }
 
     /// Pages that are not zero.
     #[must_use]
     pub fn data_pages(&self) -> u64 {
-        self.table.data_pages()
+        ranges::count(&self.data)
     }
 
-    /// The file, open for reading only. What is mapped from it was not verified:
-    /// [`load`](Self::load) and [`read_verified`](Self::read_verified) do that.
+    /// The pages of this memory that are stored where `other` has some of its own: sorted ranges,
+    /// apart from each other. Of a layer and its parent, these are the pages that did not change.
     #[must_use]
-    pub fn file(&self) -> &File {
-        &self.file
+    pub fn stored_once_with(&self, other: &Self) -> Vec<Range<u64>> {
+        let shared = self.space.stored_once_with(&other.space);
+        ranges::within(&shared, 0..self.pages).collect()
     }
 
-    /// Fills `buf`, some whole pages, with the pages from `first_page` on. Reads whole chunks and
-    /// compares their digests; pages of chunks that are all zero are not read at all.
+    /// Fills `buf`, some whole pages, with the pages from `first_page` on. Reads whole blocks and
+    /// compares their digests; pages that are zero are not read at all.
     ///
     /// # Errors
-    /// [`Error::Damaged`] when the file ends early or a chunk has another digest (`buf` may then
+    /// [`Error::Damaged`] when a file ends early or a block has another digest (`buf` may then
     /// be partly filled), [`Error::Refused`] when the pages do not exist.
     pub fn read_verified(&self, first_page: u64, buf: &mut [u8]) -> Result<()> {
+        self.read_pages(first_page, buf, true)
+    }
+
+    /// As [`read_verified`](Self::read_verified), without comparing digests: for those who have
+    /// chosen to trust the disk.
+    ///
+    /// # Errors
+    /// As [`read_verified`](Self::read_verified), as far as damage shows without digests.
+    pub fn read(&self, first_page: u64, buf: &mut [u8]) -> Result<()> {
+        self.read_pages(first_page, buf, false)
+    }
+
+    fn read_pages(&self, first_page: u64, buf: &mut [u8], verify: bool) -> Result<()> {
         const OPERATION: &str = "read snapshot memory";
         if !buf.len().is_multiple_of(PAGE_BYTES) {
             let reason = format!("{} bytes are not whole pages", buf.len());
             return Err(Error::refused(OPERATION, reason));
         }
         let pages = (buf.len() / PAGE_BYTES) as u64;
-        if first_page
-            .checked_add(pages)
-            .is_none_or(|end| end > self.pages())
-        {
+        let end = first_page.checked_add(pages);
+        let Some(end) = end.filter(|end| *end <= self.pages) else {
             let reason = format!(
                 "{pages} pages from {first_page} on are not all within the {} \
                  pages of memory",
-                self.pages()
+                self.pages
             );
             return Err(Error::refused(OPERATION, reason));
-        }
-
-        let mut scratch = Vec::new();
-        let (mut page, mut rest) = (first_page, buf);
-        while !rest.is_empty() {
-            let chunk = page / CHUNK_PAGES;
-            let chunk_pages = self.table.chunk_pages(chunk);
-            let skipped_bytes = (page - chunk_pages.start) as usize * PAGE_BYTES;
-            let wanted_bytes = rest
-                .len()
-                .min(self.table.chunk_bytes(chunk) - skipped_bytes);
-            let (part, tail) = rest.split_at_mut(wanted_bytes);
-            if self.table.digest(chunk).is_none() {
-                part.fill(0);
-            } else if part.len() == self.table.chunk_bytes(chunk) {
-                self.read_chunk(chunk, part)?;
-            } else {
-                scratch.resize(self.table.chunk_bytes(chunk), 0);
-                self.read_chunk(chunk, &mut scratch)?;
-                part.copy_from_slice(&scratch[skipped_bytes..skipped_bytes + wanted_bytes]);
-            }
-            page = chunk_pages.end;
-            rest = tail;
-        }
-        Ok(())
+        };
+        buf.fill(0);
+        self.space
+            .read(first_page..end, verify, &mut |page, bytes| {
+                let at = (page - first_page) as usize * PAGE_BYTES;
+                buf[at..at + bytes.len()].copy_from_slice(bytes);
+                Ok(())
+            })
     }
 
-    /// Copies the memory into a memfd of its own, verifying every chunk on the way. Only pages
-    /// with data are written: holes stay holes. The memfd is then sealed: it can be mapped
-    /// privately, or shared for reading, and neither its size nor its content changes any more.
+    /// Copies the memory into a memfd of its own, comparing every digest on the way if it is to
+    /// `verify`. Only pages with data are written: the rest are holes. The memfd is then sealed:
+    /// it can be mapped privately, or shared for reading, and neither its size nor its content
+    /// changes any more.
     ///
     /// # Errors
-    /// [`Error::Damaged`] when a chunk cannot be verified, [`Error::Io`] when the host cannot
+    /// [`Error::Damaged`] when a block cannot be verified, [`Error::Io`] when the host cannot
     /// hold the pages.
-    pub fn load(&self) -> Result<File> {
-        let memfd = rustix::fs::memfd_create(
-            "dormouse-memory",
-            MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
-        )
-        .map_err(Error::io("create a memfd for", &self.path))?;
+    pub fn load(&self, verify: bool) -> Result<File> {
+        let folder = &self.folder;
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let memfd = rustix::fs::memfd_create("dormouse-memory", flags)
+            .map_err(Error::io("create a memfd for", folder))?;
         let memfd = File::from(memfd);
         memfd
-            .set_len(self.pages() * PAGE_BYTES as u64)
-            .map_err(Error::io("size the memfd for", &self.path))?;
-
-        let mut buf = [0; CHUNK_BYTES];
-        for (chunk, _) in self.table.chunks() {
-            let buf = &mut buf[..self.table.chunk_bytes(*chunk)];
-            self.read_chunk(*chunk, buf)?;
-            let pages = self.table.chunk_pages(*chunk);
-            for run in ranges::within(self.data(), pages.clone()) {
-                let start = (run.start - pages.start) as usize * PAGE_BYTES;
-                let end = (run.end - pages.start) as usize * PAGE_BYTES;
-                memfd
-                    .write_all_at(&buf[start..end], run.start * PAGE_BYTES as u64)
-                    .map_err(Error::io("fill the memfd for", &self.path))?;
-            }
-        }
+            .set_len(self.pages * PAGE_BYTES as u64)
+            .map_err(Error::io("size the memfd for", folder))?;
+        self.space.read(0..self.pages, verify, &mut |page, bytes| {
+            memfd
+                .write_all_at(bytes, page * PAGE_BYTES as u64)
+                .map_err(Error::io("fill the memfd for", folder))
+        })?;
 
         // FUTURE_WRITE, not WRITE: no writable mapping exists, so both forbid every write, but
         // before Linux 6.7 WRITE forbade shared read-only mappings as well.
         let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::FUTURE_WRITE | SealFlags::SEAL;
         rustix::fs::fcntl_add_seals(&memfd, seals)
-            .map_err(Error::io("seal the memfd for", &self.path))?;
+            .map_err(Error::io("seal the memfd for", folder))?;
         Ok(memfd)
     }
 
-    /// Verifies all chunks, and that what should be zero is; tells how many bytes it read.
-    pub(crate) fn verify(&self) -> Result<u64> {
-        let mut read_bytes = 0;
-        let mut buf = [0; CHUNK_BYTES];
-        for (chunk, _) in self.table.chunks() {
-            let buf = &mut buf[..self.table.chunk_bytes(*chunk)];
-            self.read_chunk(*chunk, buf)?;
-            read_bytes += buf.len() as u64;
-        }
-        // A hole reads as zero, so here, and only here, holes may be skipped.
-        let mut from = 0;
-        while let Some(extent) = self.next_extent(from)? {
-            from = extent.end;
-            for chunk in extent.start / CHUNK_BYTES as u64..extent.end.div_ceil(CHUNK_BYTES as u64)
-            {
-                if self.table.digest(chunk).is_some() {
-                    continue;
-                }
-                let buf = &mut buf[..self.table.chunk_bytes(chunk)];
-                files::read_at(&self.file, buf, chunk * CHUNK_BYTES as u64, &self.path)?;
-                read_bytes += buf.len() as u64;
-                if buf.iter().any(|byte| *byte != 0) {
-                    let what = format!("chunk {chunk} should be all zero and is not");
-                    return Err(Error::damaged(&self.path, what));
-                }
+    /// Verifies what [`load`](Self::load) has brought into `memfd` unverified: every digest is
+    /// compared, and every page with what was loaded.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] when a digest or a page differs, [`Error::Io`] when one cannot be read.
+    pub fn verify_loaded(&self, memfd: &File) -> Result<()> {
+        let mut loaded = [0; CHUNK_BYTES];
+        self.space.read(0..self.pages, true, &mut |page, bytes| {
+            let loaded = &mut loaded[..bytes.len()];
+            files::read_at(memfd, loaded, page * PAGE_BYTES as u64, &self.folder)?;
+            if loaded == bytes {
+                return Ok(());
             }
-        }
-        Ok(read_bytes)
-    }
-
-    /// The next extent of the file with data at or after byte `from`, within its proper size.
-    fn next_extent(&self, from: u64) -> Result<Option<Range<u64>>> {
-        let size = self.pages() * PAGE_BYTES as u64;
-        let seek = |to| rustix::fs::seek(&self.file, to);
-        let start = match seek(SeekFrom::Data(from)) {
-            Err(Errno::NXIO) => return Ok(None),
-            found => found.map_err(Error::io("seek in", &self.path))?,
-        };
-        if start >= size {
-            return Ok(None);
-        }
-        let end = seek(SeekFrom::Hole(start)).map_err(Error::io("seek in", &self.path))?;
-        Ok(Some(start..end.min(size)))
-    }
-
-    /// Fills `buf`, as long as `chunk` is, and compares its digest.
-    fn read_chunk(&self, chunk: u64, buf: &mut [u8]) -> Result<()> {
-        files::read_at(&self.file, buf, chunk * CHUNK_BYTES as u64, &self.path)?;
-        if self.table.digest(chunk) == Some(Digest::of(buf)) {
-            return Ok(());
-        }
-        let pages = self.table.chunk_pages(chunk);
-        let what = format!("chunk {chunk} (pages {pages:?}) does not match its digest");
-        Err(Error::damaged(&self.path, what))
+            let what = format!("what was loaded of page {page} is not what it holds now");
+            Err(Error::damaged(&self.folder, what))
+        })
     }
 }

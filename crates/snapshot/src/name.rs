@@ -159,6 +159,21 @@ impl FromStr for SnapshotId {
     }
 }
 
+/// One snapshot of one function, printed as `hello@00000007-9f86d081884c7d65`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SnapshotRef {
+    /// The function.
+    pub function: FunctionName,
+    /// Its snapshot.
+    pub id: SnapshotId,
+}
+
+impl fmt::Display for SnapshotRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.function, self.id)
+    }
+}
+
 impl TryFrom<String> for SnapshotId {
     type Error = Error;
 

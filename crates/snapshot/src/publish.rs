@@ -1,36 +1,34 @@
 //! Publishing: everything is written and flushed under a temporary name, then one rename.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use serde::Serialize;
 
+use crate::draft::DraftPages;
 use crate::files::{self, StoreLock, TempFolder};
 use crate::header::{Header, MAX_IMAGE_BYTES};
-use crate::memory_writer::write_memory;
-use crate::snapshot::{IMAGE, MANIFEST};
+use crate::manifest::LayerInfo;
+use crate::pack::{Pack, PageKey};
+use crate::pack_writer::PackWriter;
+use crate::ranges;
+use crate::sharing::{Known, Lent};
+use crate::snapshot::{Folder, MANIFEST};
 use crate::state_file::StateFile;
+use crate::table::PageTable;
 use crate::{
-    Digest, Error, FORMAT_VERSION, FunctionName, Manifest, MemoryDraft, MemoryImage, PAGE_BYTES,
-    Result, SnapshotId, Store, codec,
+    Compression, Digest, Draft, Error, FORMAT_VERSION, FunctionName, MAX_LAYER_DEPTH, Manifest,
+    MemoryDraft, PAGE_BYTES, Result, SnapshotId, SnapshotRef, Store, codec,
 };
 
-/// What is to be published.
-#[derive(Debug)]
-pub struct Draft<'a, S> {
-    /// When the snapshot was taken, in milliseconds since 1970 (UTC).
-    pub created_unix_ms: u64,
-    /// The host that it was taken on, for people.
-    pub host: String,
-    /// The function's configuration, free-form; comes back in [`Manifest::config`].
-    pub config: serde_json::Value,
-    /// The machine state. It is encoded with bincode, so its types must not use serde features
-    /// that need a self-describing format (`flatten`, `untagged`, `skip_serializing_if`, …), and
-    /// changing them needs a new [`FORMAT_VERSION`].
-    pub state: &'a S,
-    /// Guest memory.
-    pub memory: MemoryDraft<'a>,
-    /// The function's image, as it was deployed.
-    pub image: &'a [u8],
+/// A draft whose state is encoded.
+struct Encoded<'a> {
+    created_unix_ms: u64,
+    host: String,
+    config: serde_json::Value,
+    state: Vec<u8>,
+    pages: DraftPages<'a>,
+    compression: Compression,
 }
 
 /// Publishes `draft` in `store`.
@@ -39,33 +37,117 @@ pub(crate) fn publish<S: Serialize>(
     function: &FunctionName,
     draft: Draft<'_, S>,
 ) -> Result<SnapshotId> {
-    let Draft {
-        created_unix_ms,
-        host,
-        config,
-        state,
-        memory,
-        image,
-    } = draft;
-    let refused = |reason| Error::refused("publish the snapshot", reason);
-    let image_bytes = image.len() as u64;
+    let state = codec::encode(draft.state)
+        .map_err(|reason| refused(format!("its state cannot be encoded ({reason})")))?;
+    let image_bytes = draft.image.len() as u64;
     if image_bytes > MAX_IMAGE_BYTES {
         let reason = format!("its image has {image_bytes} bytes of at most {MAX_IMAGE_BYTES}");
         return Err(refused(reason));
     }
-    let mut body = codec::encode(state)
-        .map_err(|reason| refused(format!("its state cannot be encoded ({reason})")))?;
-    let state_bytes = body.len() as u64;
+    let encoded = Encoded {
+        created_unix_ms: draft.created_unix_ms,
+        host: draft.host,
+        config: draft.config,
+        state,
+        pages: DraftPages::new(draft.memory, draft.image)?,
+        compression: draft.compression,
+    };
+    let layer = draft.parent.map(|parent| layer_on(store, parent));
+    match layer.transpose()? {
+        Some(layer) if layer.depth > MAX_LAYER_DEPTH => {
+            write(store, function, encoded, Sharing::Nothing)
+        }
+        Some(layer) => write(store, function, encoded, Sharing::Layer(layer)),
+        None => write(store, function, encoded, Sharing::Equal),
+    }
+}
 
+/// Publishes the content of `folder` anew, with all its pages and no layer.
+pub(crate) fn flatten(
+    store: &Store,
+    folder: Folder,
+    compression: Compression,
+) -> Result<SnapshotId> {
+    let function = folder.manifest.function.clone();
+    let (memory, image) = (&folder.memory, folder.image.read()?);
+    let mut read = |first_page: u64, buf: &mut [u8]| {
+        let read = memory.read_verified(first_page, buf);
+        read.map_err(std::io::Error::other)
+    };
+    let memory = MemoryDraft {
+        pages: memory.pages(),
+        resident: memory.data().to_vec(),
+        read: &mut read,
+    };
+    let encoded = Encoded {
+        created_unix_ms: folder.manifest.created_unix_ms,
+        host: folder.manifest.host,
+        config: folder.manifest.config,
+        state: folder.encoded_state,
+        pages: DraftPages::new(memory, &image)?,
+        compression,
+    };
+    let id = write(store, &function, encoded, Sharing::Nothing)?;
+    if let Ok(Some(set)) = &folder.working_set {
+        store.save_working_set(&function, &id, set)?;
+    }
+    Ok(id)
+}
+
+fn refused(reason: String) -> Error {
+    Error::refused("publish the snapshot", reason)
+}
+
+/// What a layer on `parent` says of itself.
+fn layer_on(store: &Store, parent: SnapshotRef) -> Result<LayerInfo> {
+    let folder = store.folder(&parent.function, parent.id)?;
+    let below = folder.manifest.layer.map_or(0, |layer| layer.depth);
+    let depth = below.saturating_add(1);
+    Ok(LayerInfo { parent, depth })
+}
+
+/// What a snapshot may take from others.
+enum Sharing {
+    /// Whatever is equal.
+    Equal,
+    /// Whatever is equal, the parent's pages first.
+    Layer(LayerInfo),
+    Nothing,
+}
+
+fn write(
+    store: &Store,
+    function: &FunctionName,
+    mut draft: Encoded<'_>,
+    sharing: Sharing,
+) -> Result<SnapshotId> {
     let temp = TempFolder::create(store.path())?;
-    let table = write_memory(&temp.path().join(MemoryImage::NAME), memory)?;
-    files::write(&temp.path().join(IMAGE), image)?;
+    let (known, layer) = match sharing {
+        Sharing::Equal => (Known::find(store, function, None)?, None),
+        Sharing::Layer(layer) => (
+            Known::find(store, function, Some(&layer.parent))?,
+            Some(layer),
+        ),
+        Sharing::Nothing => (Known::default(), None),
+    };
+    let lent = known.lend(temp.path(), &mut draft.pages)?;
+    let table = write_pages(temp.path(), &mut draft.pages, lent, draft.compression)?;
+
+    let memory_pages = draft.pages.memory_pages();
+    let image = draft.pages.image();
+    let state_bytes = draft.state.len() as u64;
+    let mut body = draft.state;
     body.extend_from_slice(&table.encode());
     let (image_digest, body_digest) = (Digest::of(image), Digest::of(&body));
 
     // Under the lock, two publishers never take the same number, and no remover takes the folder
-    // away between the steps.
+    // or the parent away between the steps.
     let _lock = StoreLock::acquire(store.path())?;
+    if let Some(LayerInfo { parent, .. }) = &layer
+        && !store.snapshot_folder(&parent.function, parent.id).is_dir()
+    {
+        return Err(store.unknown_snapshot(&parent.function, parent.id));
+    }
     let sequence = store
         .ids(function)?
         .last()
@@ -74,9 +156,9 @@ pub(crate) fn publish<S: Serialize>(
         &body_digest,
         &image_digest,
         function,
-        created_unix_ms,
-        &host,
-        &config,
+        draft.created_unix_ms,
+        &draft.host,
+        &draft.config,
     );
     let id = serde_json::to_vec(&content)
         .map_err(|error| refused(format!("its configuration cannot be written ({error})")))
@@ -87,23 +169,25 @@ pub(crate) fn publish<S: Serialize>(
         format_version: FORMAT_VERSION,
         function: function.clone(),
         id,
-        created_unix_ms,
-        host,
-        memory_bytes: table.pages() * PAGE_BYTES as u64,
-        data_pages: table.data_pages(),
+        created_unix_ms: draft.created_unix_ms,
+        host: draft.host,
+        memory_bytes: memory_pages * PAGE_BYTES as u64,
+        data_pages: ranges::count(&table.data(memory_pages)),
         state_bytes,
-        image_bytes,
+        image_bytes: image.len() as u64,
         image_digest,
-        config,
+        layer,
+        config: draft.config,
     }
     .encode()?;
     let header = Header {
-        memory_pages: table.pages(),
+        format_version: FORMAT_VERSION,
+        memory_pages,
         state_bytes,
-        data_ranges: table.data().len() as u64,
-        data_chunks: table.chunks().len() as u64,
+        table_entries: table.runs.len() as u64,
+        table_digests: table.packs.len() as u64,
         manifest_bytes: manifest.len() as u64,
-        image_bytes,
+        image_bytes: image.len() as u64,
         manifest_digest: Digest::of(&manifest),
         image_digest,
         body_digest,
@@ -113,6 +197,59 @@ pub(crate) fn publish<S: Serialize>(
     files::write(&temp.path().join(StateFile::NAME), &state_file)?;
     put_in_place(store, function, id, temp)?;
     Ok(id)
+}
+
+/// Writes the pages that `lent` does not have into a pack of their own, and drops the links that
+/// were not needed.
+fn write_pages(
+    folder: &Path,
+    pages: &mut DraftPages<'_>,
+    mut lent: Lent,
+    compression: Compression,
+) -> Result<PageTable> {
+    let own = lent.digests().len() as u32;
+    let mut own_slots: HashMap<Digest, u64> = HashMap::new();
+    let mut writer = PackWriter::new(folder, compression);
+    let mut table = PageTable::default();
+    pages.for_each(folder, |page, bytes| {
+        let digest = Digest::of(bytes);
+        let key = PageKey::from(&digest);
+        let (pack, slot) = if let Some(place) = lent.find(&key, bytes) {
+            place
+        } else if let Some(slot) = own_slots.get(&digest) {
+            (own, *slot)
+        } else {
+            let slot = writer.add(bytes, key)?;
+            own_slots.insert(digest, slot);
+            (own, slot)
+        };
+        table.push(page, pack, slot);
+        Ok(())
+    })?;
+
+    let digests: Vec<Option<Digest>> = lent.digests().copied().map(Some).collect();
+    let digests = [digests, vec![writer.finish()?]].concat();
+    // Numbers are given anew: some packs may have lent nothing.
+    let mut numbers = vec![None; digests.len()];
+    for run in &mut table.runs {
+        let place = run.pack as usize;
+        run.pack = match numbers[place] {
+            Some(number) => number,
+            None => {
+                let number = table.packs.len() as u32;
+                table.packs.extend(digests[place]);
+                *numbers[place].insert(number)
+            }
+        };
+    }
+    // A pack of our own may have replaced the link to a damaged one with the same pages.
+    for digest in digests.iter().flatten() {
+        if !table.packs.contains(digest) {
+            let path = folder.join(Pack::name(digest));
+            std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+        }
+    }
+    Ok(table)
 }
 
 /// The one rename, with the folders on disk before and after.

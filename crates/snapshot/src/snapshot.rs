@@ -1,18 +1,26 @@
 //! A published snapshot, opened and checked.
 
+use std::collections::HashSet;
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
-use crate::state_file::StateFile;
+use crate::pack::Pack;
+use crate::space::PageSpace;
+use crate::state_file::{StateFile, Table};
+use crate::table::PageTable;
 use crate::{
-    Digest, Error, FunctionName, Manifest, MemoryImage, Result, SnapshotId, WorkingSet, codec,
-    files,
+    Digest, Error, FunctionName, Manifest, MemoryImage, PAGE_BYTES, Result, SnapshotId, Verified,
+    WorkingSet, codec, files,
 };
 
 pub(crate) const MANIFEST: &str = "manifest.json";
-pub(crate) const IMAGE: &str = "image";
+
+/// The files of format version 1.
+const V1_MEMORY: &str = "memory";
+const V1_IMAGE: &str = "image";
 
 /// An opened snapshot with the machine state `S`. Its files stay open, so it stays usable when
 /// the snapshot is removed from the store.
@@ -31,46 +39,89 @@ pub struct Snapshot<S> {
     /// Why there is no working set although there is a file for it. It is only a hint, so the
     /// snapshot is good without it; whoever opens it should tell.
     pub working_set_error: Option<Error>,
-    image: File,
-    image_path: PathBuf,
+    /// The function's image.
+    pub image: StoredImage,
 }
 
 impl<S> Snapshot<S> {
     /// The function's image as it was deployed.
     ///
     /// # Errors
+    /// As [`StoredImage::read`].
+    pub fn image(&self) -> Result<Vec<u8>> {
+        self.image.read()
+    }
+}
+
+/// The image of a function in a snapshot. Its files are open: it can be read when the snapshot is
+/// gone from the store.
+#[derive(Debug)]
+pub struct StoredImage {
+    place: ImagePlace,
+    path: PathBuf,
+    bytes: u64,
+    digest: Digest,
+}
+
+#[derive(Debug)]
+enum ImagePlace {
+    /// A file of its own, in format version 1.
+    File(File),
+    /// Pages behind those of the memory.
+    Pages(Arc<PageSpace>, u64),
+}
+
+impl StoredImage {
+    /// Reads the image as it was deployed.
+    ///
+    /// # Errors
     /// [`Error::Damaged`] when it does not match its digest, [`Error::Io`] when it cannot be
     /// read.
-    pub fn image(&self) -> Result<Vec<u8>> {
-        read_image(&self.image, &self.image_path, &self.manifest)
+    pub fn read(&self) -> Result<Vec<u8>> {
+        // The size was compared with the file's real one, or bounded by the header's limit.
+        let bytes = self.bytes as usize;
+        let image = match &self.place {
+            ImagePlace::File(file) => files::read_start(file, bytes, &self.path)?,
+            ImagePlace::Pages(space, first) => {
+                let mut image = vec![0; bytes.next_multiple_of(PAGE_BYTES)];
+                let end = first + (image.len() / PAGE_BYTES) as u64;
+                space.read(*first..end, true, &mut |page, bytes| {
+                    let at = (page - first) as usize * PAGE_BYTES;
+                    image[at..at + bytes.len()].copy_from_slice(bytes);
+                    Ok(())
+                })?;
+                image.truncate(bytes);
+                image
+            }
+        };
+        if Digest::of(&image) != self.digest {
+            return Err(Error::damaged(
+                &self.path,
+                "its image does not match its digest",
+            ));
+        }
+        Ok(image)
     }
 }
 
-fn read_image(file: &File, path: &Path, manifest: &Manifest) -> Result<Vec<u8>> {
-    // The size was compared with the file's real one when the file was opened.
-    let image = files::read_start(file, manifest.image_bytes as usize, path)?;
-    if Digest::of(&image) != manifest.image_digest {
-        return Err(Error::damaged(path, "it does not match its digest"));
-    }
-    Ok(image)
-}
-
-/// A snapshot's folder: all that can be checked without reading the memory and the image, and
-/// without knowing the type of the state.
+/// A snapshot's folder: all that can be checked without reading the pages, and without knowing
+/// the type of the state.
 pub(crate) struct Folder {
     pub(crate) id: SnapshotId,
     pub(crate) manifest: Manifest,
+    pub(crate) encoded_state: Vec<u8>,
+    pub(crate) memory: MemoryImage,
+    pub(crate) image: StoredImage,
+    pub(crate) working_set: Result<Option<WorkingSet>>,
     path: PathBuf,
-    encoded_state: Vec<u8>,
-    memory: MemoryImage,
-    image: File,
-    working_set: Result<Option<WorkingSet>>,
+    space: Arc<PageSpace>,
 }
 
 impl Folder {
     /// Opens the snapshot `id` of `function` in the folder `path`.
     pub(crate) fn open(path: PathBuf, function: &FunctionName, id: SnapshotId) -> Result<Self> {
-        let state_file = StateFile::read(&path.join(StateFile::NAME))?;
+        let state_path = path.join(StateFile::NAME);
+        let state_file = StateFile::read(&state_path)?;
         let header = &state_file.header;
 
         let manifest_path = path.join(MANIFEST);
@@ -81,23 +132,50 @@ impl Folder {
         }
         let manifest = Manifest::decode(&json, &state_file, function, &id, &manifest_path)?;
 
-        let image_path = path.join(IMAGE);
-        let (image, image_bytes) = files::open(&image_path)?;
-        files::check_size(&image_path, image_bytes, header.image_bytes)?;
-
         let (pages, body_digest) = (header.memory_pages, &header.body_digest);
         let working_set = WorkingSet::read(&path.join(WorkingSet::NAME), pages, body_digest);
 
-        let encoded_state = state_file.state().to_vec();
-        let memory = MemoryImage::open(path.join(MemoryImage::NAME), state_file.table)?;
+        let (packs, table) = match &state_file.table {
+            Table::Chunks(chunks) => {
+                let memory_path = path.join(V1_MEMORY);
+                let (file, file_bytes) = files::open(&memory_path)?;
+                files::check_size(&memory_path, file_bytes, pages * PAGE_BYTES as u64)?;
+                let chunk_digests = chunks.chunks.iter().copied();
+                let pack = Pack::of_chunks(file, memory_path, pages, chunk_digests);
+                (vec![pack], PageTable::of_whole_file(&chunks.data))
+            }
+            Table::Pages(table) => {
+                let open = |digest| Pack::open(path.join(Pack::name(digest)), Some(digest));
+                let packs = table.packs.iter().map(open).collect::<Result<_>>()?;
+                (packs, table.clone())
+            }
+        };
+        let space = Arc::new(PageSpace::new(table, packs, &state_path)?);
+        let (image_path, place) = match &state_file.table {
+            Table::Chunks(_) => {
+                let image_path = path.join(V1_IMAGE);
+                let (file, file_bytes) = files::open(&image_path)?;
+                files::check_size(&image_path, file_bytes, header.image_bytes)?;
+                (image_path, ImagePlace::File(file))
+            }
+            Table::Pages(_) => (path.clone(), ImagePlace::Pages(Arc::clone(&space), pages)),
+        };
+        let image = StoredImage {
+            place,
+            path: image_path,
+            bytes: header.image_bytes,
+            digest: header.image_digest,
+        };
+        let data = state_file.data();
         Ok(Self {
             id,
             manifest,
-            path,
-            encoded_state,
-            memory,
+            encoded_state: state_file.state().to_vec(),
+            memory: MemoryImage::new(Arc::clone(&space), path.clone(), pages, data),
             image,
             working_set,
+            path,
+            space,
         })
     }
 
@@ -118,14 +196,41 @@ impl Folder {
             working_set,
             working_set_error,
             image: self.image,
-            image_path: self.path.join(IMAGE),
         })
     }
 
-    /// Verifies what opening has not; tells how many bytes of memory and image it read.
-    pub(crate) fn verify(self) -> Result<u64> {
+    /// Verifies what opening has not. What `verifier` has read for another snapshot is not read
+    /// again.
+    pub(crate) fn verify(self, verifier: &mut Verifier) -> Result<()> {
         self.working_set?;
-        let image = read_image(&self.image, &self.path.join(IMAGE), &self.manifest)?;
-        Ok(self.memory.verify()? + image.len() as u64)
+        for pack in self.space.packs() {
+            verifier.pack(pack)?;
+        }
+        let image = self.image.read()?;
+        if matches!(self.image.place, ImagePlace::File(_)) {
+            verifier.found.bytes += image.len() as u64;
+        }
+        verifier.found.snapshots += 1;
+        Ok(())
+    }
+}
+
+/// Verifies snapshots that share packs, each pack once.
+#[derive(Default)]
+pub(crate) struct Verifier {
+    seen: HashSet<(u64, u64)>,
+    pub(crate) found: Verified,
+}
+
+impl Verifier {
+    fn pack(&mut self, pack: &Pack) -> Result<()> {
+        // By the file, not by its digest: two files of the same content can be damaged apart.
+        if !self.seen.insert(pack.inode()?) {
+            return Ok(());
+        }
+        let (blocks, bytes) = pack.verify()?;
+        self.found.blocks += blocks;
+        self.found.bytes += bytes;
+        Ok(())
     }
 }

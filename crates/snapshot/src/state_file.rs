@@ -1,16 +1,26 @@
 //! `snapshot.dms`: the header and the sections that its digest covers.
 
+use std::ops::Range;
 use std::path::Path;
 
+use crate::chunks::ChunkTable;
 use crate::header::{HEADER_BYTES, Header};
-use crate::table::MemoryTable;
-use crate::{Digest, Error, Result, files};
+use crate::table::PageTable;
+use crate::{Digest, Error, Result, files, ranges};
 
 /// The content of a `snapshot.dms` whose digests were compared.
 pub(crate) struct StateFile {
     pub(crate) header: Header,
-    pub(crate) table: MemoryTable,
+    pub(crate) table: Table,
     content: Vec<u8>,
+}
+
+/// Where the pages are.
+pub(crate) enum Table {
+    /// Version 1: memory in one file with digests by chunk, the image in another.
+    Chunks(ChunkTable),
+    /// Since version 2: all pages in packs.
+    Pages(PageTable),
 }
 
 impl StateFile {
@@ -35,7 +45,13 @@ impl StateFile {
                 "its content does not match the digest in its header",
             ));
         }
-        let table = MemoryTable::decode(&body[header.state_bytes as usize..], &header, path)?;
+        let table = &body[header.state_bytes as usize..];
+        let (entries, memory_pages) = (header.table_entries, header.memory_pages);
+        let table = if header.format_version == 1 {
+            Table::Chunks(ChunkTable::decode(table, entries, memory_pages, path)?)
+        } else {
+            Table::Pages(PageTable::decode(table, entries, header.all_pages(), path)?)
+        };
         Ok(Self {
             header,
             table,
@@ -46,5 +62,17 @@ impl StateFile {
     /// The encoded state.
     pub(crate) fn state(&self) -> &[u8] {
         &self.content[HEADER_BYTES..HEADER_BYTES + self.header.state_bytes as usize]
+    }
+
+    /// The pages of guest memory that are not zero, sorted and apart from each other.
+    pub(crate) fn data(&self) -> Vec<Range<u64>> {
+        match &self.table {
+            Table::Chunks(table) => table.data.clone(),
+            Table::Pages(table) => table.data(self.header.memory_pages),
+        }
+    }
+
+    pub(crate) fn data_pages(&self) -> u64 {
+        ranges::count(&self.data())
     }
 }

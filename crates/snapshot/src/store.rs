@@ -8,10 +8,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::files::{self, StoreLock, TempFolder};
-use crate::publish::{Draft, publish, replace_file};
-use crate::snapshot::{Folder, Snapshot};
+use crate::publish::{flatten, publish, replace_file};
+use crate::snapshot::{Folder, Snapshot, Verifier};
 use crate::state_file::StateFile;
-use crate::{Error, FunctionName, Manifest, MemoryImage, Result, SnapshotId, WorkingSet};
+use crate::{
+    Compression, Draft, Error, FunctionName, Manifest, MemoryImage, Result, SnapshotId,
+    SnapshotRef, WorkingSet,
+};
 
 /// How long a temporary folder must lie untouched and unused before opening a store removes it.
 const LEFTOVER_IDLE: Duration = Duration::from_secs(10 * 60);
@@ -50,9 +53,11 @@ pub struct Entry {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Verified {
-    /// Snapshots of the function.
+    /// Snapshots that are good.
     pub snapshots: u64,
-    /// Bytes of memory and images that were read and compared.
+    /// Blocks of pages that were read and compared: each once, however many snapshots share it.
+    pub blocks: u64,
+    /// Bytes that were read for that.
     pub bytes: u64,
 }
 
@@ -129,13 +134,8 @@ impl Store {
     /// # Errors
     /// [`Error::Io`] when the store's folder itself cannot be read.
     pub fn list(&self) -> Result<Vec<Entry>> {
-        let mut functions: Vec<_> = files::names(&self.root)?
-            .iter()
-            .filter_map(|name| FunctionName::new(name).ok())
-            .collect();
-        functions.sort_unstable();
         let mut entries = Vec::new();
-        for function in functions {
+        for function in self.functions()? {
             for id in self.ids(&function)? {
                 let manifest = match self.folder(&function, id) {
                     Err(Error::UnknownSnapshot { .. }) => continue, // removed just now
@@ -170,7 +170,29 @@ impl Store {
         Ok(())
     }
 
-    /// Reads all snapshots of `function` and compares every digest.
+    /// Publishes the snapshot `id` of `function` anew, as its newest one: with all its pages, no
+    /// layer, and nothing shared with other snapshots. It must be the newest already, as flattening
+    /// is not meant to change what is served.
+    ///
+    /// # Errors
+    /// [`Error::UnknownSnapshot`] when there is none, [`Error::Refused`] when there is a newer one,
+    /// [`Error::Damaged`] when it cannot be read, otherwise as [`publish`](Self::publish).
+    pub fn flatten(
+        &self,
+        function: &FunctionName,
+        id: &SnapshotId,
+        compression: Compression,
+    ) -> Result<SnapshotId> {
+        let folder = self.folder(function, *id)?;
+        let newest = self.ids(function)?.last().copied();
+        if newest.is_some_and(|newest| newest != *id) {
+            let reason = format!("{id} is not the newest snapshot of {function}: flatten that one");
+            return Err(Error::refused("flatten the snapshot", reason));
+        }
+        flatten(self, folder, compression)
+    }
+
+    /// Reads all snapshots of `function` and compares every digest; what they share is read once.
     ///
     /// # Errors
     /// [`Error::UnknownFunction`] when there is none; the error of the first that is not good.
@@ -179,12 +201,33 @@ impl Store {
         if ids.is_empty() {
             return Err(self.unknown(function));
         }
-        let mut verified = Verified::default();
+        let mut verifier = Verifier::default();
         for id in ids {
-            verified.bytes += self.folder(function, id)?.verify()?;
-            verified.snapshots += 1;
+            self.folder(function, id)?.verify(&mut verifier)?;
         }
-        Ok(verified)
+        Ok(verifier.found)
+    }
+
+    /// Reads all snapshots of the store and compares every digest; what they share is read once.
+    /// Those that are not good are told to `bad`, and the others are verified all the same.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the store's folder itself cannot be read.
+    pub fn verify_all(&self, mut bad: impl FnMut(SnapshotRef, Error)) -> Result<Verified> {
+        let mut verifier = Verifier::default();
+        for function in self.functions()? {
+            for id in self.ids(&function)? {
+                let folder = self.folder(&function, id);
+                match folder.and_then(|folder| folder.verify(&mut verifier)) {
+                    Ok(()) | Err(Error::UnknownSnapshot { .. }) => {} // removed just now
+                    Err(error) => {
+                        let function = function.clone();
+                        bad(SnapshotRef { function, id }, error);
+                    }
+                }
+            }
+        }
+        Ok(verifier.found)
     }
 
     /// Saves the working set of the snapshot `id`, in place of an earlier one.
@@ -237,8 +280,18 @@ impl Store {
         self.root.join(function.as_str())
     }
 
-    fn snapshot_folder(&self, function: &FunctionName, id: SnapshotId) -> PathBuf {
+    pub(crate) fn snapshot_folder(&self, function: &FunctionName, id: SnapshotId) -> PathBuf {
         self.function_folder(function).join(id.to_string())
+    }
+
+    /// What may be functions, by name.
+    pub(crate) fn functions(&self) -> Result<Vec<FunctionName>> {
+        let mut functions: Vec<_> = files::names(&self.root)?
+            .iter()
+            .filter_map(|name| FunctionName::new(name).ok())
+            .collect();
+        functions.sort_unstable();
+        Ok(functions)
     }
 
     /// The ids of the function's snapshots, from old to new; none when there is no such folder.
@@ -269,7 +322,7 @@ impl Store {
         Err(self.unknown(function))
     }
 
-    fn folder(&self, function: &FunctionName, id: SnapshotId) -> Result<Folder> {
+    pub(crate) fn folder(&self, function: &FunctionName, id: SnapshotId) -> Result<Folder> {
         Folder::open(self.snapshot_folder(function, id), function, id)
             .map_err(|error| self.or_unknown(function, id, error))
     }
@@ -277,13 +330,17 @@ impl Store {
     /// Tells a snapshot that is not there from one that lacks a file.
     fn or_unknown(&self, function: &FunctionName, id: SnapshotId, error: Error) -> Error {
         if error.is_not_found() && !self.snapshot_folder(function, id).exists() {
-            return Error::UnknownSnapshot {
-                function: function.clone(),
-                id,
-                store: self.root.to_path_buf(),
-            };
+            return self.unknown_snapshot(function, id);
         }
         error
+    }
+
+    pub(crate) fn unknown_snapshot(&self, function: &FunctionName, id: SnapshotId) -> Error {
+        Error::UnknownSnapshot {
+            function: function.clone(),
+            id,
+            store: self.root.to_path_buf(),
+        }
     }
 
     fn unknown(&self, function: &FunctionName) -> Error {

@@ -1,137 +1,204 @@
-//! The memory table: which pages of guest memory are not zero, and a digest for each chunk that
-//! has such pages. Chunks without a digest are all zero.
+//! The page table of a snapshot: where each page that is not zero is stored.
+//!
+//! Guest memory and image are one space of pages: the image's first page follows the memory's
+//! last one. What no run names is zero.
 
 use std::ops::Range;
 use std::path::Path;
 
-use crate::header::{CHUNK_PAGES, Header};
-use crate::ranges::{self, RANGE_BYTES};
-use crate::{Digest, Error, PAGE_BYTES, Result};
+use crate::{Digest, Error, Result, ranges};
 
-#[derive(Debug, PartialEq)]
-pub(crate) struct MemoryTable {
-    pages: u64,
-    /// Canonical in the sense of [`ranges::check`].
-    data: Vec<Range<u64>>,
-    /// The chunks that `data` touches, ascending, each with the digest of all its bytes.
-    chunks: Vec<(u64, Digest)>,
+/// Bytes that one run takes in a file.
+pub(crate) const RUN_BYTES: usize = 24;
+
+/// The most packs that a snapshot may take its pages from.
+pub(crate) const MAX_PACKS: u64 = 64;
+
+/// Consecutive pages in consecutive slots of a pack.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Run {
+    pub(crate) first_page: u64,
+    pub(crate) pages: u32,
+    /// Which of the snapshot's packs.
+    pub(crate) pack: u32,
+    pub(crate) slot: u64,
 }
 
-impl MemoryTable {
-    /// A table for `pages` of memory; `chunks` are the digests of the chunks `data` touches.
-    pub(crate) fn new(
-        pages: u64,
-        data: Vec<Range<u64>>,
-        digests: impl IntoIterator<Item = Digest>,
-    ) -> Self {
-        let chunks = touched_chunks(&data).zip(digests).collect();
+impl Run {
+    pub(crate) fn range(&self) -> Range<u64> {
+        // The pages of a snapshot are bounded far below what could overflow; see `decode`.
+        self.first_page..self.first_page + u64::from(self.pages)
+    }
+}
+
+/// The runs of a snapshot, ascending and apart from each other, and its packs.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct PageTable {
+    pub(crate) runs: Vec<Run>,
+    pub(crate) packs: Vec<Digest>,
+}
+
+/// Bytes that a table with so many runs and packs takes.
+pub(crate) fn table_bytes(runs: u64, packs: u64) -> u64 {
+    runs * RUN_BYTES as u64 + packs * Digest::BYTES as u64
+}
+
+impl PageTable {
+    /// Adds a page behind those that are there.
+    pub(crate) fn push(&mut self, page: u64, pack: u32, slot: u64) {
+        if let Some(last) = self.runs.last_mut()
+            && last.pack == pack
+            && last.range().end == page
+            && last.slot + u64::from(last.pages) == slot
+        {
+            last.pages += 1;
+            return;
+        }
+        self.runs.push(Run {
+            first_page: page,
+            pages: 1,
+            pack,
+            slot,
+        });
+    }
+
+    /// The table of a memory of format version 1: page `n` in slot `n` of the only pack.
+    pub(crate) fn of_whole_file(data: &[Range<u64>]) -> Self {
+        let mut runs = Vec::new();
+        for range in data {
+            let mut from = range.start;
+            while from < range.end {
+                let pages = u32::try_from(range.end - from).unwrap_or(u32::MAX);
+                runs.push(Run {
+                    first_page: from,
+                    pages,
+                    pack: 0,
+                    slot: from,
+                });
+                from += u64::from(pages);
+            }
+        }
         Self {
-            pages,
-            data,
-            chunks,
+            runs,
+            packs: Vec::new(),
         }
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
-        ranges::encode(&self.data, &mut bytes);
-        for (_, digest) in &self.chunks {
-            bytes.extend_from_slice(digest.as_bytes());
+        for run in &self.runs {
+            bytes.extend_from_slice(&run.first_page.to_le_bytes());
+            bytes.extend_from_slice(&run.pages.to_le_bytes());
+            bytes.extend_from_slice(&run.pack.to_le_bytes());
+            bytes.extend_from_slice(&run.slot.to_le_bytes());
+        }
+        for pack in &self.packs {
+            bytes.extend_from_slice(pack.as_bytes());
         }
         bytes
     }
 
-    /// Reads the table from `bytes`, exactly as long as `header` says, of the file `path`.
-    pub(crate) fn decode(bytes: &[u8], header: &Header, path: &Path) -> Result<Self> {
-        let (range_bytes, digest_bytes) = bytes.split_at(header.data_ranges as usize * RANGE_BYTES);
-        let data = ranges::decode(range_bytes);
-        ranges::check(&data, header.memory_pages)
-            .map_err(|what| Error::damaged(path, format!("in its memory table, {what}")))?;
-        let (digests, _) = digest_bytes.as_chunks::<{ Digest::BYTES }>();
-        let touched = touched_chunks(&data).count();
-        if touched != digests.len() {
-            let what = format!(
-                "its memory table has digests of {} chunks, but data in {touched}",
-                digests.len()
-            );
-            return Err(Error::damaged(path, what));
+    /// Reads the table with `runs` runs from `bytes` of the file `path`, for a snapshot with
+    /// `pages` of memory and image. Whether the packs have the slots is not known here.
+    pub(crate) fn decode(bytes: &[u8], runs: u64, pages: u64, path: &Path) -> Result<Self> {
+        let damaged = |what: String| Error::damaged(path, format!("in its page table, {what}"));
+        let (runs, packs) = bytes
+            .split_at_checked(runs as usize * RUN_BYTES)
+            .ok_or_else(|| damaged("runs are missing".into()))?;
+        let (packs, _) = packs.as_chunks::<{ Digest::BYTES }>();
+        let packs: Vec<_> = packs.iter().copied().map(Digest::from_bytes).collect();
+        let (words, _) = runs.as_chunks::<8>();
+        let (triples, _) = words.as_chunks::<3>();
+        let mut previous_end = 0;
+        let mut decoded = Vec::with_capacity(triples.len());
+        for [first_page, sizes, slot] in triples {
+            let sizes = u64::from_le_bytes(*sizes);
+            let run = Run {
+                first_page: u64::from_le_bytes(*first_page),
+                pages: sizes as u32,
+                pack: (sizes >> 32) as u32,
+                slot: u64::from_le_bytes(*slot),
+            };
+            let Run {
+                first_page,
+                pages: count,
+                pack,
+                slot,
+            } = run;
+            let end = first_page.checked_add(u64::from(count));
+            let is_good = count > 0
+                && first_page >= previous_end
+                && end.is_some_and(|end| end <= pages)
+                && slot.checked_add(u64::from(count)).is_some()
+                && (pack as usize) < packs.len();
+            if !is_good {
+                return Err(damaged(format!(
+                    "{count} pages from {first_page} on cannot be at slot {slot} of pack {pack}"
+                )));
+            }
+            previous_end = run.range().end;
+            decoded.push(run);
         }
-        let digests = digests.iter().copied().map(Digest::from_bytes);
-        Ok(Self::new(header.memory_pages, data, digests))
+        Ok(Self {
+            runs: decoded,
+            packs,
+        })
     }
 
-    pub(crate) fn pages(&self) -> u64 {
-        self.pages
+    /// The ranges of pages below `end` that are stored, sorted and apart from each other.
+    pub(crate) fn data(&self, end: u64) -> Vec<Range<u64>> {
+        let all: Vec<_> = self.runs.iter().map(Run::range).collect();
+        let merged = ranges::merge_ranges(&all, 0);
+        ranges::within(&merged, 0..end).collect()
     }
-
-    pub(crate) fn data(&self) -> &[Range<u64>] {
-        &self.data
-    }
-
-    pub(crate) fn data_pages(&self) -> u64 {
-        ranges::count(&self.data)
-    }
-
-    pub(crate) fn chunks(&self) -> &[(u64, Digest)] {
-        &self.chunks
-    }
-
-    /// The digest of `chunk`, or nothing when it is all zero.
-    pub(crate) fn digest(&self, chunk: u64) -> Option<Digest> {
-        let at = self
-            .chunks
-            .binary_search_by_key(&chunk, |(number, _)| *number)
-            .ok()?;
-        Some(self.chunks[at].1)
-    }
-
-    /// The pages of `chunk`; the last one of a memory may be shorter than the others.
-    pub(crate) fn chunk_pages(&self, chunk: u64) -> Range<u64> {
-        let first = chunk * CHUNK_PAGES;
-        first..self.pages.min(first + CHUNK_PAGES)
-    }
-
-    /// Bytes in `chunk`.
-    pub(crate) fn chunk_bytes(&self, chunk: u64) -> usize {
-        let pages = self.chunk_pages(chunk);
-        (pages.end - pages.start) as usize * PAGE_BYTES
-    }
-}
-
-/// The chunks that the canonical ranges `data` touch, ascending, each once.
-fn touched_chunks(data: &[Range<u64>]) -> impl Iterator<Item = u64> + '_ {
-    let mut next_chunk = 0;
-    data.iter().flat_map(move |range| {
-        let first = next_chunk.max(range.start / CHUNK_PAGES);
-        next_chunk = range.end.div_ceil(CHUNK_PAGES);
-        first..next_chunk
-    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn table() -> PageTable {
+        let mut table = PageTable {
+            packs: vec![Digest::of(b"one"), Digest::of(b"two")],
+            ..PageTable::default()
+        };
+        for (page, pack, slot) in [(0, 0, 7), (1, 0, 8), (2, 1, 9), (3, 1, 0), (9, 1, 1)] {
+            table.push(page, pack, slot);
+        }
+        table
+    }
+
     #[test]
-    fn chunks_are_touched_once() {
-        let data = [0..1, 2..3, 15..18, 31..33, 100..101];
-        assert_eq!(touched_chunks(&data).collect::<Vec<_>>(), [0, 1, 2, 6]);
-        assert_eq!(touched_chunks(&[]).count(), 0);
+    fn runs_join_only_where_all_goes_on() {
+        let table = table();
+        assert_eq!(table.runs.len(), 4);
+        assert_eq!(table.data(10), [0..4, 9..10]);
+        assert_eq!(table.data(2), std::slice::from_ref(&(0..2)));
+        let path = Path::new("x");
         assert_eq!(
-            touched_chunks(&[0..64, 65..66]).collect::<Vec<_>>(),
-            [0, 1, 2, 3, 4]
+            PageTable::decode(&table.encode(), 4, 10, path).unwrap(),
+            table
         );
     }
 
     #[test]
-    fn finds_digests_and_short_last_chunks() {
-        let digests = [Digest::of(b"0"), Digest::of(b"2")];
-        let table = MemoryTable::new(33, vec![1..2, 32..33], digests);
-        assert_eq!(table.digest(0), Some(digests[0]));
-        assert_eq!(table.digest(1), None);
-        assert_eq!(table.digest(2), Some(digests[1]));
-        assert_eq!(table.chunk_bytes(0), 65536);
-        assert_eq!(table.chunk_bytes(2), 4096);
-        assert_eq!(table.data_pages(), 2);
+    fn hostile_runs_are_refused() {
+        let bad = |change: fn(&mut PageTable)| {
+            let mut table = table();
+            change(&mut table);
+            let bytes = table.encode();
+            let error = PageTable::decode(&bytes, 4, 10, Path::new("x")).unwrap_err();
+            assert!(matches!(error, Error::Damaged { .. }), "{error}");
+        };
+        bad(|table| table.runs[0].pages = 0);
+        bad(|table| table.runs[0].pages = 3);
+        bad(|table| table.runs[1].pack = 2);
+        bad(|table| table.runs[1].slot = u64::MAX);
+        bad(|table| table.runs[2].first_page = 1);
+        bad(|table| table.runs[3].first_page = 10);
+        bad(|table| table.runs[3].first_page = u64::MAX);
+        bad(|table| table.packs.truncate(1));
+        let bytes = table().encode();
+        assert!(PageTable::decode(&bytes, 40, 10, Path::new("x")).is_err());
     }
 }

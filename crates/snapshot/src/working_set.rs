@@ -6,9 +6,12 @@ use std::path::Path;
 
 use crate::header::{check_version, field};
 use crate::ranges::{self, RANGE_BYTES};
-use crate::{Digest, Error, FORMAT_VERSION, Result, files};
+use crate::{Digest, Error, Result, files};
 
 const MAGIC: &str = "DORMWSET";
+
+/// The version of this file's own layout.
+const VERSION: u32 = 1;
 const DIGEST_AT: usize = 80;
 const HEADER_BYTES: usize = DIGEST_AT + Digest::BYTES;
 const PAGE_NUMBER_BYTES: usize = 8;
@@ -137,7 +140,7 @@ impl WorkingSet {
             .map_err(|reason| Error::refused("save the working set", reason))?;
         let mut bytes = Vec::new();
         bytes.extend_from_slice(MAGIC.as_bytes());
-        bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+        bytes.extend_from_slice(&VERSION.to_le_bytes());
         bytes.extend_from_slice(&(HEADER_BYTES as u32).to_le_bytes());
         bytes.extend_from_slice(&memory_pages.to_le_bytes());
         for count in [self.order.len(), self.read.len(), self.written.len()] {
@@ -159,7 +162,7 @@ impl WorkingSet {
     /// Reads the content of the file `path`.
     fn decode(bytes: &[u8], memory_pages: u64, body_digest: &Digest, path: &Path) -> Result<Self> {
         let damaged = |what: String| Error::damaged(path, what);
-        check_version(bytes, MAGIC, "working set", path)?;
+        check_version(bytes, MAGIC, "working set", VERSION..=VERSION, path)?;
         let header_bytes = u32::from_le_bytes(field(bytes, 12, path)?);
         let u64_at = |offset| field(bytes, offset, path).map(u64::from_le_bytes);
         let digest = Digest::from_bytes(field(bytes, DIGEST_AT, path)?);

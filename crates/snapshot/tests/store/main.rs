@@ -7,4 +7,5 @@
 mod hostile;
 mod publishing;
 mod round_trip;
+mod sharing;
 mod support;

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::support::{Sample, State, name, temp_store, visible};
-use dormouse_snapshot::{Draft, Error, MemoryDraft, Store, WorkingSet};
+use dormouse_snapshot::{Compression, Draft, Error, MemoryDraft, Store, WorkingSet};
 
 const CHILD_STORE: &str = "DORMOUSE_TEST_CHILD_STORE";
 
@@ -21,6 +21,8 @@ fn draft<'a>(state: &'a State, memory: MemoryDraft<'a>, image: &'a [u8]) -> Draf
         state,
         memory,
         image,
+        parent: None,
+        compression: Compression::None,
     }
 }
 

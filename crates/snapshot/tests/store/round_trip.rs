@@ -1,12 +1,11 @@
 //! What is published comes back, small on disk and ready to be mapped.
 
-use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::process::Command;
 
-use crate::support::{Sample, State, folder, name, temp_store, visible};
-use dormouse_snapshot::{Digest, Error, PAGE_BYTES, Store, WorkingSet};
+use crate::support::{Sample, State, folder, name, packs, temp_store, visible};
+use dormouse_snapshot::{Compression, Digest, Error, PAGE_BYTES, Store, WorkingSet};
 use rustix::fs::{SealFlags, SeekFrom, seek};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
@@ -98,22 +97,22 @@ fn zero_pages_take_no_room() {
             read: &mut read,
         },
         image: b"image",
+        parent: None,
+        compression: Compression::None,
     };
     let id = store.publish(&name("sparse"), draft).unwrap();
     let memory = store.open_newest::<State>(&name("sparse")).unwrap().memory;
     assert_eq!(memory.data(), [0..1, 777..778, 16_000..16_001]);
 
-    let file = File::open(folder(&store, &name("sparse"), &id).join("memory")).unwrap();
-    let memfd = memory.load().unwrap();
-    for file in [&file, &memfd] {
-        let metadata = file.metadata().unwrap();
-        assert_eq!(metadata.len(), 4 << 30);
-        assert!(
-            metadata.blocks() * 512 <= 256 << 10,
-            "{} blocks",
-            metadata.blocks()
-        );
-    }
+    let memfd = memory.load(true).unwrap();
+    let metadata = memfd.metadata().unwrap();
+    assert_eq!(metadata.len(), 4 << 30);
+    let blocks = metadata.blocks();
+    assert!(blocks * 512 <= 256 << 10, "{blocks} blocks");
+    let pack = packs(&folder(&store, &name("sparse"), &id)).remove(0);
+    let pack = folder(&store, &name("sparse"), &id).join(pack);
+    // Three pages are two different ones, and one is the image's.
+    assert!(pack.metadata().unwrap().len() < 4 * 4096);
     let state_file = folder(&store, &name("sparse"), &id).join("snapshot.dms");
     assert!(state_file.metadata().unwrap().len() < 1000);
 
@@ -133,7 +132,7 @@ fn loaded_memory_is_sealed_and_can_be_mapped() {
     let sample = Sample::small(7);
     sample.publish(&store, &name("sealed")).unwrap();
     let memory = store.open_newest::<State>(&name("sealed")).unwrap().memory;
-    let memfd = memory.load().unwrap();
+    let memfd = memory.load(true).unwrap();
     let seals = rustix::fs::fcntl_get_seals(&memfd).unwrap();
     assert!(seals.contains(SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW));
     assert!(memfd.write_at(b"x", 0).is_err());
@@ -164,11 +163,6 @@ fn loaded_memory_is_sealed_and_can_be_mapped() {
             &memfd as &dyn AsFd,
         ),
         (ProtFlags::READ, MapFlags::SHARED, &memfd),
-        (
-            ProtFlags::READ | ProtFlags::WRITE,
-            MapFlags::PRIVATE,
-            memory.file(),
-        ),
     ] {
         let address = map(protection, flags, file).unwrap();
         // SAFETY: `length` readable bytes were mapped at `address`, which nobody else has.

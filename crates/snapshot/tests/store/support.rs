@@ -7,7 +7,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use dormouse_snapshot::{
-    Draft, FunctionName, MemoryDraft, PAGE_BYTES, Result, Snapshot, SnapshotId, Store,
+    Compression, Draft, FunctionName, MemoryDraft, PAGE_BYTES, Result, Snapshot, SnapshotId,
+    SnapshotRef, Store,
 };
 use serde::{Deserialize, Serialize};
 
@@ -56,6 +57,16 @@ impl Sample {
     }
 
     pub(crate) fn publish(&self, store: &Store, name: &FunctionName) -> Result<SnapshotId> {
+        self.publish_as(store, name, None, Compression::None)
+    }
+
+    pub(crate) fn publish_as(
+        &self,
+        store: &Store,
+        name: &FunctionName,
+        parent: Option<SnapshotRef>,
+        compression: Compression,
+    ) -> Result<SnapshotId> {
         let mut read = |first_page: u64, buf: &mut [u8]| {
             let at = first_page as usize * PAGE_BYTES;
             buf.copy_from_slice(&self.memory[at..at + buf.len()]);
@@ -72,6 +83,8 @@ impl Sample {
                 read: &mut read,
             },
             image: &self.image,
+            parent,
+            compression,
         };
         store.publish(name, draft)
     }
@@ -89,7 +102,8 @@ impl Sample {
         snapshot.memory.read_verified(0, &mut memory)?;
         assert!(memory == self.memory);
         memory.fill(0xaa);
-        let memfd = snapshot.memory.load()?;
+        let memfd = snapshot.memory.load(true)?;
+        snapshot.memory.verify_loaded(&memfd)?;
         std::os::unix::fs::FileExt::read_exact_at(&memfd, &mut memory, 0).unwrap();
         assert!(memory == self.memory);
         Ok(())
@@ -122,13 +136,26 @@ pub(crate) fn open_writable(path: &Path) -> File {
     OpenOptions::new().write(true).open(path).unwrap()
 }
 
-/// What is in the store's folder, but for its lock.
-pub(crate) fn visible(store: &Store) -> Vec<String> {
-    let names = std::fs::read_dir(store.path()).unwrap();
+/// The names in the folder `path`, sorted.
+pub(crate) fn names(path: &Path) -> Vec<String> {
+    let names = std::fs::read_dir(path).unwrap();
     let mut names: Vec<_> = names
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
-    names.retain(|name| name != ".lock");
     names.sort();
+    names
+}
+
+/// The names of the packs in the folder `path`, sorted.
+pub(crate) fn packs(path: &Path) -> Vec<String> {
+    let mut names = names(path);
+    names.retain(|name| name.starts_with("pack-"));
+    names
+}
+
+/// What is in the store's folder, but for its lock.
+pub(crate) fn visible(store: &Store) -> Vec<String> {
+    let mut names = names(store.path());
+    names.retain(|name| name != ".lock");
     names
 }

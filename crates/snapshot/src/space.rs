@@ -1,0 +1,113 @@
+//! All pages of a snapshot, guest memory and image, read from its packs.
+
+use std::collections::HashSet;
+use std::ops::Range;
+use std::path::Path;
+
+use crate::block::BlockBytes;
+use crate::pack::Pack;
+use crate::table::PageTable;
+use crate::{Error, PAGE_BYTES, Result, ranges};
+
+/// The pages of a snapshot. Immutable, and read from any number of threads.
+#[derive(Debug)]
+pub(crate) struct PageSpace {
+    table: PageTable,
+    packs: Vec<Pack>,
+}
+
+/// What is to be read at one place of a pack.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Part {
+    pack: u32,
+    slot: u64,
+    page: u64,
+    pages: u64,
+}
+
+impl PageSpace {
+    /// The pages that `table`, of the file `path`, finds in `packs`: one for each that it names.
+    pub(crate) fn new(table: PageTable, packs: Vec<Pack>, path: &Path) -> Result<Self> {
+        for run in &table.runs {
+            let pages = packs.get(run.pack as usize).map_or(0, Pack::pages);
+            // `PageTable::decode` has seen that this does not overflow.
+            let end = run.slot + u64::from(run.pages);
+            if end > pages {
+                let what = format!(
+                    "in its page table, a run ends at slot {end} of pack {}, which has {pages}",
+                    run.pack
+                );
+                return Err(Error::damaged(path, what));
+            }
+        }
+        Ok(Self { table, packs })
+    }
+
+    pub(crate) fn packs(&self) -> &[Pack] {
+        &self.packs
+    }
+
+    /// Hands the stored pages within `window` to `sink`, some consecutive ones at a time and in the
+    /// order of the packs, so that each block is read once. Pages that no one gets are zero.
+    pub(crate) fn read(
+        &self,
+        window: Range<u64>,
+        verify: bool,
+        sink: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let first = self
+            .table
+            .runs
+            .partition_point(|run| run.range().end <= window.start);
+        let mut parts: Vec<Part> = self.table.runs[first..]
+            .iter()
+            .take_while(|run| run.first_page < window.end)
+            .map(|run| {
+                let page = run.first_page.max(window.start);
+                Part {
+                    pack: run.pack,
+                    slot: run.slot + (page - run.first_page),
+                    page,
+                    pages: run.range().end.min(window.end) - page,
+                }
+            })
+            .collect();
+        parts.sort_unstable();
+        let mut buf = BlockBytes::default();
+        let mut in_buf = None;
+        for mut part in parts {
+            let pack = &self.packs[part.pack as usize];
+            while part.pages > 0 {
+                let block = pack.block(part.slot).ok_or_else(|| {
+                    let what = format!("it has no page at slot {}", part.slot);
+                    Error::damaged(pack.path(), what)
+                })?;
+                let here = (part.pack, block.first_slot);
+                if in_buf != Some(here) {
+                    pack.read_block(block, &mut buf, verify)?;
+                    in_buf = Some(here);
+                }
+                let skipped = part.slot - block.first_slot;
+                let pages = part.pages.min(u64::from(block.pages) - skipped);
+                let at = skipped as usize * PAGE_BYTES;
+                sink(part.page, &buf.pages()[at..][..pages as usize * PAGE_BYTES])?;
+                part.page += pages;
+                part.slot += pages;
+                part.pages -= pages;
+            }
+        }
+        Ok(())
+    }
+
+    /// The pages that both take from the same place, sorted and apart from each other: pages with
+    /// the same content that are stored once.
+    pub(crate) fn stored_once_with(&self, other: &Self) -> Vec<Range<u64>> {
+        let theirs: HashSet<_> = other.packs.iter().filter_map(Pack::digest).collect();
+        let shared = self.table.runs.iter().filter(|run| {
+            let digest = self.packs[run.pack as usize].digest();
+            digest.is_some_and(|digest| theirs.contains(digest))
+        });
+        let shared: Vec<_> = shared.map(|run| run.range()).collect();
+        ranges::merge_ranges(&shared, 0)
+    }
+}
