@@ -5,7 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use dormouse_snapshot::{Draft, FunctionName, MemoryDraft, PAGE_BYTES, Snapshot, Store};
+use dormouse_snapshot::{
+    Compression, Draft, FunctionName, MemoryDraft, PAGE_BYTES, Snapshot, Store,
+};
 use serde::de::{SeqAccess, Visitor};
 use serde::ser::SerializeTuple;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -82,6 +84,8 @@ pub fn edit(folder: &Path, function: &str, change: impl FnOnce(&mut Edited)) {
             read: &mut read,
         },
         image: &image,
+        parent: None,
+        compression: Compression::None,
     };
     store.publish(&name, draft).expect("a new snapshot");
 }

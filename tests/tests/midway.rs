@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use dormouse_snapshot::{Draft, FunctionName, MemoryDraft, PAGE_BYTES, Store};
+use dormouse_snapshot::{Compression, Draft, FunctionName, MemoryDraft, PAGE_BYTES, Store};
 use dormouse_tests::{copy_folder, image};
 use dormouse_vmm::{
     GuestImage, GuestOutput, Host, MachineConfig, Placement, Shell, Stop, Stream, Vm,
@@ -85,6 +85,8 @@ fn publish(vm: &mut Vm, image: &GuestImage, file: &[u8], store: &Store, name: &F
             read: &mut read,
         },
         image: file,
+        parent: None,
+        compression: Compression::None,
     };
     store.publish(name, draft).unwrap();
 }

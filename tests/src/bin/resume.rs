@@ -34,7 +34,7 @@ fn main() -> ExitCode {
         .open_newest(&name)
         .expect("a published snapshot");
     let memory = &snapshot.memory;
-    let memfd = Arc::new(memory.load().expect("the memory is intact"));
+    let memfd = Arc::new(memory.load(true).expect("the memory is intact"));
     let source = Source::shared(memfd, memory.pages(), memory.data().into()).expect("a source");
 
     let shell = Shell::new(snapshot.state.placement()).expect("a shell");
