@@ -16,17 +16,29 @@ pub(crate) fn dormouse(repo: &Repo, release: bool) -> Result<PathBuf> {
     if release {
         command.arg("--release");
     }
-    command.args(["--message-format=json-render-diagnostics", "--quiet"]);
-    let messages = run("building dormouse", command)?;
+    built_dormouse("building dormouse", command)
+}
+
+/// Builds every test, and the `dormouse` command with them, whose place is returned: what the tests
+/// need is not built twice.
+pub(crate) fn dormouse_and_tests(repo: &Repo) -> Result<PathBuf> {
+    let mut command = repo.cargo();
+    command.args(["test", "--workspace", "--no-run"]);
+    built_dormouse("building dormouse and its tests", command)
+}
+
+/// Runs a build and finds the `dormouse` command in what it says.
+fn built_dormouse(step: &str, mut build: Command) -> Result<PathBuf> {
+    build.args(["--message-format=json-render-diagnostics", "--quiet"]);
+    let messages = run(step, build)?;
     let messages = String::from_utf8_lossy(&messages);
     messages
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .find_map(|message| {
-            (message["target"]["name"] == "dormouse")
-                .then(|| message["executable"].as_str().map(PathBuf::from))
-                .flatten()
-        })
+        .filter(|message| message["target"]["name"] == "dormouse")
+        // Its own unit tests are an executable of that name, too.
+        .filter(|message| message["profile"]["test"] == false)
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
         .ok_or_else(|| anyhow!("cargo did not say where it put dormouse"))
 }
 

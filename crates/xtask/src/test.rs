@@ -8,7 +8,7 @@ use crate::{functions, setup};
 /// Sets up, builds the functions that the tests boot, and runs everything.
 pub(crate) fn run_all(repo: &Repo) -> Result<()> {
     setup::run(repo)?;
-    let dormouse = functions::dormouse(repo, false)?;
+    let dormouse = functions::dormouse_and_tests(repo)?;
     let images = functions::build(repo, &dormouse)?;
 
     // The functions are a workspace of their own, formatted and checked as the rest is.
