@@ -16,7 +16,6 @@ mod progress;
 mod run;
 mod serve;
 mod snapshot;
-mod tune;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
