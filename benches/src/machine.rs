@@ -3,12 +3,13 @@
 use std::fmt;
 
 use dormouse_vmm::Host;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::Error;
 
 /// Where and when measurements were taken.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Machine {
     /// What any measurement depends on.
     #[serde(flatten)]

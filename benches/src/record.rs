@@ -1,12 +1,13 @@
 //! What is kept of a run: rows, and the machine that they were taken on.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::machine::Machine;
 use crate::samples::{Pair, Samples};
 
 /// A whole run.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Record {
     /// Where it was taken.
     pub machine: Machine,
@@ -15,7 +16,7 @@ pub struct Record {
 }
 
 /// One measurement beside its floor.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Row {
     /// What was measured: a group, a slash, and which of the group.
     pub name: String,
@@ -35,7 +36,7 @@ pub struct Row {
 }
 
 /// The middle half of the measurements: the first and the third quartile.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, JsonSchema)]
 pub struct Spread {
     /// Of Dormouse.
     pub ours: [f64; 2],

@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
 use crate::{Client, eventually, files_below, host, images};
 
@@ -83,6 +84,31 @@ impl Dormouse {
     pub fn run(&self, arguments: &[&str]) -> Ended {
         let arguments: Vec<_> = arguments.iter().map(OsStr::new).collect();
         end(&mut self.command(&arguments))
+    }
+
+    /// Runs a subcommand with `--format json`, and checks what it prints against the schema that
+    /// `dormouse schema` has for it.
+    ///
+    /// # Panics
+    /// Where it fails, prints no JSON, or something else than its schema says.
+    #[track_caller]
+    pub fn json(&self, arguments: &[&str]) -> Value {
+        let listed = end(plain_command().arg("schema")).ok();
+        let listed = String::from_utf8(listed).expect("text");
+        let name = (1..=arguments.len())
+            .map(|words| arguments[..words].join(" "))
+            .find(|name| listed.lines().any(|listed| listed == name))
+            .expect("a command that prints JSON");
+        let schema = end(plain_command().arg("schema").args(name.split(' '))).ok();
+        let schema = serde_json::from_slice(&schema).expect("a schema");
+
+        let printed = self.run(&[arguments, &["--format", "json"]].concat()).ok();
+        let printed: Value = serde_json::from_slice(&printed).expect("JSON");
+        let validator = jsonschema::validator_for(&schema).expect("a schema");
+        if let Err(error) = validator.validate(&printed) {
+            panic!("`dormouse schema {name}` and what it prints: {error}");
+        }
+        printed
     }
 
     /// Runs `bench engine` over the sample functions; it makes a store of its own.

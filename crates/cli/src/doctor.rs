@@ -5,6 +5,7 @@ use std::fs;
 use anyhow::Result;
 use clap::Args;
 use dormouse_vmm::{Host, HostProfile};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::exit::{Exit, Failed};
@@ -20,7 +21,7 @@ pub(crate) struct DoctorArgs {
     format: Format,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 enum Verdict {
     /// There, and well.
@@ -49,8 +50,12 @@ impl Verdict {
     }
 }
 
-#[derive(Debug, Serialize)]
-struct Finding {
+/// What is printed.
+pub(crate) type Findings = Vec<Finding>;
+
+/// One thing that was looked at.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Finding {
     subject: String,
     verdict: Verdict,
     found: String,
@@ -118,7 +123,7 @@ pub(crate) fn doctor(args: &DoctorArgs) -> Result<()> {
     .into())
 }
 
-fn kvm() -> Vec<Finding> {
+fn kvm() -> Findings {
     let host = match Host::open() {
         Ok(host) => host,
         Err(error) => {
@@ -201,7 +206,7 @@ fn tsc(profile: &HostProfile) -> Finding {
     }
 }
 
-fn userfaultfd() -> Vec<Finding> {
+fn userfaultfd() -> Findings {
     let support = match dormouse_pager::probe() {
         Ok(support) => support,
         Err(error) => {

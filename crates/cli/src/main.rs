@@ -14,7 +14,9 @@ mod invoke;
 mod output;
 mod progress;
 mod run;
+mod schema;
 mod serve;
+mod shell;
 mod snapshot;
 
 use std::io::IsTerminal;
@@ -46,6 +48,9 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     #[command(subcommand)]
     Bench(bench::BenchCommand),
+    Schema(schema::SchemaArgs),
+    Completions(shell::CompletionsArgs),
+    Man(shell::ManArgs),
 }
 
 fn main() -> ExitCode {
@@ -74,6 +79,9 @@ fn execute(command: &Command) -> Result<ExitCode> {
         Command::Snapshot(command) => wait(snapshot::snapshot(command))?,
         Command::Doctor(args) => doctor::doctor(args)?,
         Command::Bench(command) => bench::bench(command)?,
+        Command::Schema(args) => schema::schema(args)?,
+        Command::Completions(args) => shell::completions(args)?,
+        Command::Man(args) => shell::man(args)?,
     }
     Ok(ExitCode::SUCCESS)
 }

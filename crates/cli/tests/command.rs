@@ -153,3 +153,42 @@ fn the_help_has_the_exit_codes() {
         assert!(text.contains(&format!("\n  {command} ")), "{command}");
     }
 }
+
+#[test]
+fn completions_and_man_pages_know_every_command() {
+    let folder = tempfile::tempdir().unwrap();
+    for shell in ["bash", "zsh", "fish"] {
+        let output = dormouse(folder.path(), &["completions", shell]);
+        assert!(output.status.success(), "{shell}");
+        let script = String::from_utf8(output.stdout).unwrap();
+        for word in ["snapshot", "inspect", "doctor"] {
+            assert!(script.contains(word), "{shell}: {word}");
+        }
+    }
+    assert!(dormouse(folder.path(), &["man", "pages"]).status.success());
+    let page = |name: &str| std::fs::read_to_string(folder.path().join("pages").join(name));
+    assert!(page("dormouse.1").unwrap().contains("snapshot"));
+    assert!(
+        page("dormouse-snapshot-tune.1")
+            .unwrap()
+            .contains("payload")
+    );
+    fails(&["man", "text"], 69, &["text", "hint: "]);
+    fails(&["completions", "tcl"], 2, &["tcl"]);
+}
+
+#[test]
+fn schemas_are_found_by_the_names_of_commands() {
+    let folder = tempfile::tempdir().unwrap();
+    let list = dormouse(folder.path(), &["schema"]);
+    let list = String::from_utf8(list.stdout).unwrap();
+    assert!(list.lines().any(|line| line == "snapshot ls"), "{list}");
+    let schema = dormouse(folder.path(), &["schema", "snapshot", "ls"]);
+    let schema: serde_json::Value = serde_json::from_slice(&schema.stdout).unwrap();
+    assert_eq!(schema["type"], "array");
+    fails(
+        &["schema", "invoke"],
+        2,
+        &["invoke", "hint: ", "snapshot ls"],
+    );
+}

@@ -42,3 +42,6 @@ pub use scenario::{
 };
 pub use session::{Event, session};
 pub use target::Target;
+
+/// The JSON Schema of a [`Record`]; benches/LOAD.md says what its figures mean.
+pub const RECORD_SCHEMA: &str = include_str!("../record.schema.json");

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use dormouse_pager::{Policy, Source, Stage, WorkingSetPlan};
 use dormouse_snapshot::WorkingSet;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
@@ -13,7 +14,7 @@ pub(crate) const STAGED_SETS: usize = 2;
 
 /// How a function's clones get their memory. Which is the fastest depends on the function:
 /// `dormouse snapshot tune` measures them all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Paging {
     /// Pages come in when the guest asks for them (userfaultfd), with their neighbours.

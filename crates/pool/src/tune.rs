@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use dormouse_snapshot::{
     Compression, Draft, FunctionName, MemoryDraft, PAGE_BYTES, Snapshot, SnapshotId, Store,
 };
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::config::FunctionConfig;
@@ -27,7 +28,7 @@ pub struct TuneConfig {
 }
 
 /// The middle of some measurements, and how far they lie apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Spread {
     /// The median.
     pub median_us: u64,
@@ -38,7 +39,7 @@ pub struct Spread {
 }
 
 /// One way of paging, measured.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct TuneRow {
     /// The way.
     pub paging: Paging,
@@ -57,7 +58,7 @@ pub struct TuneRow {
 }
 
 /// What the measurement came to.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Tuned {
     /// Each way of paging.
     pub rows: Vec<TuneRow>,

@@ -3,12 +3,13 @@
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::CompareError;
 
 /// What to compare and how.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CompareConfig {
     /// The name of the runs to compare, or a pattern of names (`steady-*`). Without one, all runs
@@ -86,7 +87,7 @@ impl CompareConfig {
 }
 
 /// What is compared of a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Metric {
     /// The median latency of good answers.
     #[serde(rename = "p50")]

@@ -14,6 +14,7 @@
 //! There is no metric for the greatest time: it is one answer, and drawing again says nothing
 //! about it.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Record;
@@ -33,7 +34,7 @@ pub use error::CompareError;
 pub const FORMAT: &str = "dormouse-load-comparison/1";
 
 /// Two records against each other: what can be kept as JSON, and shown as a table.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Comparison {
     /// [`FORMAT`].
@@ -55,7 +56,7 @@ pub struct Comparison {
 }
 
 /// Which record stood on a side.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Side {
     /// The record's title.
@@ -67,7 +68,7 @@ pub struct Side {
 }
 
 /// Two runs against each other.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RunComparison {
     /// The run's name in base.
@@ -84,7 +85,7 @@ pub struct RunComparison {
 ///
 /// Times are in microseconds, throughput is in good answers per second, `failed` is a share between
 /// 0 and 1.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Change {
     /// Which.
@@ -104,7 +105,7 @@ pub struct Change {
 }
 
 /// What a change means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     /// The whole interval lies beyond the threshold, on the bad side.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::sample;
 
 fn schema() -> Value {
-    serde_json::from_str(include_str!("../../record.schema.json")).expect("JSON")
+    serde_json::from_str(dormouse_load::RECORD_SCHEMA).expect("JSON")
 }
 
 fn full() -> Value {
