@@ -4,6 +4,7 @@
 //!  engine    the rows: what is measured, and how                 (real functions, real VMs)
 //!    ├── floor    bare system calls on the same VM and memory    (unsafe)
 //!    └── samples  taking both sides in turn; medians, quartiles
+//!  sizes     the bytes of snapshots, without floors
 //!  record    rows and the machine's facts; report: as a table
 //! ```
 //!
@@ -19,6 +20,7 @@ mod machine;
 mod record;
 pub mod report;
 mod samples;
+pub mod sizes;
 
 pub use error::Error;
 pub use machine::Machine;

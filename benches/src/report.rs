@@ -27,9 +27,14 @@ pub fn table(record: &Record) -> String {
     for row in &record.rows {
         table.add_row(cells(row));
     }
+    text(table, 2)
+}
+
+/// A table as text, with two blanks between its columns, of which the first `names` are not numbers.
+pub(crate) fn text(mut table: Table, names: usize) -> String {
     for (index, column) in table.column_iter_mut().enumerate() {
         column.set_padding((0, 2));
-        if index > 1 {
+        if index >= names {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
@@ -68,32 +73,37 @@ fn short(value: f64) -> String {
     }
 }
 
-/// Whether a table can be written into a file with this text.
+/// Whether a table can be written between `marks` into a file with this text.
 #[must_use]
-pub fn has_marks(text: &str) -> bool {
-    parts(text).is_some()
+pub fn has_marks(marks: [&str; 2], text: &str) -> bool {
+    parts(marks, text).is_some()
 }
 
 /// What stands before the marks and after them.
-fn parts(text: &str) -> Option<(&str, &str)> {
-    let [begin, end] = MARKS;
+fn parts<'a>([begin, end]: [&str; 2], text: &'a str) -> Option<(&'a str, &'a str)> {
     let (before, rest) = text.split_once(begin)?;
     let (_, after) = rest.split_once(end)?;
     Some((before, after))
 }
 
+/// `text` with `block` between its marks; as it is where it lacks them.
+pub(crate) fn put_between(marks: [&str; 2], text: &str, block: &str) -> String {
+    let Some((before, after)) = parts(marks, text) else {
+        return text.to_owned();
+    };
+    let [begin, end] = marks;
+    format!("{before}{begin}\n{block}{end}{after}")
+}
+
 /// `readme` with the record between its marks; as it is where it lacks them.
 #[must_use]
 pub fn into_readme(readme: &str, record: &Record) -> String {
-    let Some((before, after)) = parts(readme) else {
-        return readme.to_owned();
-    };
-    let [begin, end] = MARKS;
     let (machine, table) = (&record.machine, table(record));
-    format!(
-        "{before}{begin}\nWhat `dormouse bench engine --readme README.md` measured here\n\
-         ({machine}):\n\n```text\n{table}```\n{end}{after}"
-    )
+    let block = format!(
+        "What `dormouse bench engine --readme README.md` measured here\n\
+         ({machine}):\n\n```text\n{table}```\n"
+    );
+    put_between(MARKS, readme, &block)
 }
 
 #[cfg(test)]
@@ -163,9 +173,9 @@ mod tests {
         assert!(written.contains("\nfirst-exit/hello "));
         assert!(!written.contains("old"));
         assert_eq!(into_readme(&written, &record()), written);
-        assert!(has_marks(&written));
+        assert!(has_marks(MARKS, &written));
         for without in ["no marks", end, &format!("{end}{begin}")] {
-            assert!(!has_marks(without));
+            assert!(!has_marks(MARKS, without));
             assert_eq!(into_readme(without, &record()), without);
         }
     }

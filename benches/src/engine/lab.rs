@@ -14,7 +14,7 @@ use super::Options;
 use crate::Error;
 
 /// Where measurements are taken.
-pub(super) struct Lab {
+pub(crate) struct Lab {
     options: Options,
     folder: TempDir,
     store: Store,
@@ -36,6 +36,16 @@ impl Lab {
             store,
             runtime,
             deployed: Mutex::default(),
+        })
+    }
+
+    /// A lab for what needs no server and no choice of rows.
+    pub(crate) fn of_images(images: &Path) -> Result<Self, Error> {
+        Self::new(Options {
+            images: images.to_owned(),
+            dormouse: PathBuf::new(),
+            rows: None,
+            quick: false,
         })
     }
 
@@ -65,7 +75,7 @@ impl Lab {
     }
 
     /// The store.
-    pub(super) fn store(&self) -> &Store {
+    pub(crate) fn store(&self) -> &Store {
         &self.store
     }
 
@@ -85,16 +95,26 @@ impl Lab {
     }
 
     /// Boots a sample function and publishes its snapshot as `name`, once.
-    pub(super) fn deploy(
+    pub(crate) fn deploy(
         &self,
         name: &str,
         sample: &str,
         config: FunctionConfig,
     ) -> Result<(), Error> {
         let mut deployed = self.deployed.lock().unwrap_or_else(PoisonError::into_inner);
-        if deployed.contains(name) {
-            return Ok(());
+        if deployed.insert(name.to_owned()) {
+            self.deploy_again(name, sample, config)?;
         }
+        Ok(())
+    }
+
+    /// The same also where `name` is there already.
+    pub(crate) fn deploy_again(
+        &self,
+        name: &str,
+        sample: &str,
+        config: FunctionConfig,
+    ) -> Result<(), Error> {
         let pool = self.pool(PoolConfig {
             shells_ahead: 0,
             ..PoolConfig::default()
@@ -105,9 +125,7 @@ impl Lab {
             pool.deploy(name, image.into(), config).await?;
             pool.drain(Duration::from_secs(1)).await;
             Ok::<_, Error>(())
-        })?;
-        deployed.insert(name.to_owned());
-        Ok(())
+        })
     }
 
     /// An instance of a sample function that has learned what `request` touches, driven by hand.

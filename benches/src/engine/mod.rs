@@ -4,7 +4,7 @@ mod bare;
 mod boot;
 mod faults;
 mod http;
-mod lab;
+pub(crate) mod lab;
 mod memory;
 mod plan;
 mod residual;

@@ -40,6 +40,10 @@ const COMMANDS: &[(&str, Source)] = &[
     ),
     ("bench load", File(dormouse_load::RECORD_SCHEMA)),
     ("bench report", File(dormouse_load::RECORD_SCHEMA)),
+    (
+        "bench sizes",
+        Types(|| schema_for!(dormouse_benches::sizes::Sizes)),
+    ),
     ("deploy", Api("Deployed")),
     ("doctor", Types(|| schema_for!(doctor::Findings))),
     ("snapshot create", Api("Deployed")),

@@ -111,14 +111,14 @@ pub(super) fn engine(args: &EngineArgs) -> Result<()> {
     Ok(())
 }
 
-fn no_images() -> Failed {
+pub(super) fn no_images() -> Failed {
     Failed::new(Exit::Usage, "the sample functions' images are needed").hint(
         "`cargo xtask functions` builds them; then give --images functions/target/images, or set \
          DORMOUSE_TEST_IMAGES",
     )
 }
 
-fn failed(error: Error) -> anyhow::Error {
+pub(super) fn failed(error: Error) -> anyhow::Error {
     match error {
         Error::Image { .. } => Failed::new(Exit::NoInput, error.to_string())
             .hint("`cargo xtask functions` builds the images into functions/target/images")
@@ -134,6 +134,6 @@ fn readme(path: &Path) -> Readme<'_> {
     Readme {
         path,
         marks: report::MARKS,
-        has_marks: report::has_marks,
+        has_marks: |text| report::has_marks(report::MARKS, text),
     }
 }

@@ -6,6 +6,7 @@ mod live;
 mod load;
 mod local;
 mod readme;
+mod sizes;
 mod trace;
 
 use anyhow::Result;
@@ -15,6 +16,7 @@ use clap::Subcommand;
 #[derive(Debug, Subcommand)]
 pub(crate) enum BenchCommand {
     Engine(engine::EngineArgs),
+    Sizes(sizes::SizesArgs),
     Load(load::LoadArgs),
     Report(load::ReportArgs),
     Compare(compare::CompareArgs),
@@ -27,6 +29,7 @@ pub(crate) enum BenchCommand {
 pub(crate) fn bench(command: &BenchCommand) -> Result<()> {
     match command {
         BenchCommand::Engine(args) => engine::engine(args),
+        BenchCommand::Sizes(args) => sizes::sizes(args),
         BenchCommand::Load(args) => load::load(args),
         BenchCommand::Report(args) => load::report(args),
         BenchCommand::Compare(args) => compare::compare(args),

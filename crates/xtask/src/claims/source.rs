@@ -32,7 +32,7 @@ pub(super) struct Source {
 /// A block has the machine's facts in a line `(…):` of their own, and below it a fence with tables as
 /// text: a header, and columns that two blanks or more part. Each row's first cell is its name, which
 /// no other row of the block has.
-pub(super) const SOURCES: [Source; 3] = [
+pub(super) const SOURCES: [Source; 4] = [
     Source {
         block: "demo",
         write: demo,
@@ -44,6 +44,10 @@ pub(super) const SOURCES: [Source; 3] = [
     Source {
         block: "load",
         write: load,
+    },
+    Source {
+        block: "sizes",
+        write: sizes,
     },
 ];
 
@@ -96,6 +100,17 @@ fn load(bench: &Bench<'_>, copy: &Path, _: &[&str]) -> Result<()> {
         .arg(copy)
         .stdout(Stdio::null());
     run_openly("dormouse bench load", command)
+}
+
+fn sizes(bench: &Bench<'_>, copy: &Path, _: &[&str]) -> Result<()> {
+    let mut command = Command::new(&bench.dormouse);
+    command
+        .args(["bench", "sizes", "--images"])
+        .arg(&bench.images)
+        .arg("--readme")
+        .arg(copy)
+        .stdout(Stdio::null());
+    run_openly("dormouse bench sizes", command)
 }
 
 /// A pattern that fits these names and as few others as one pattern can.
