@@ -3,7 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::{FunctionName, SnapshotId};
+use crate::retention::list;
+use crate::{FunctionName, SnapshotId, SnapshotRef, Tag};
 
 /// `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -55,6 +56,92 @@ pub enum Error {
         id: SnapshotId,
         /// The store's folder.
         store: PathBuf,
+    },
+
+    /// The text is no tag.
+    #[error(
+        "{tag:?} cannot be a tag: use 1 to 63 of a-z, 0-9, ., - and _, starting with a letter or a \
+         digit"
+    )]
+    InvalidTag {
+        /// The tag as it was given, shortened to 80 characters.
+        tag: String,
+    },
+
+    /// The store has no snapshot of this function with this sequence number.
+    #[error(
+        "the store {} has no snapshot number {sequence} of function {function}: list the snapshots \
+         to see which there are", store.display()
+    )]
+    UnknownSequence {
+        /// The function that was asked for.
+        function: FunctionName,
+        /// The sequence number that was asked for.
+        sequence: u32,
+        /// The store's folder.
+        store: PathBuf,
+    },
+
+    /// The function has no such tag.
+    #[error(
+        "function {function} in the store {} has no tag {tag}: list its snapshots to see their \
+         tags", store.display()
+    )]
+    UnknownTag {
+        /// The function that was asked for.
+        function: FunctionName,
+        /// The tag that was asked for.
+        tag: Tag,
+        /// The store's folder.
+        store: PathBuf,
+    },
+
+    /// The snapshot that has the tag is gone.
+    #[error("{function}:{tag} is the snapshot {id}, which is gone: set the tag anew or remove it")]
+    DanglingTag {
+        /// The function that was asked for.
+        function: FunctionName,
+        /// The tag that was asked for.
+        tag: Tag,
+        /// The snapshot that it was given to.
+        id: SnapshotId,
+    },
+
+    /// A function's tags are not what they should be.
+    #[error(
+        "the tags in {} cannot be used ({reason}): remove that file, and set the tags anew",
+        path.display()
+    )]
+    BadTags {
+        /// The file.
+        path: PathBuf,
+        /// What did not hold, with values.
+        reason: String,
+    },
+
+    /// Somebody uses the snapshot that was to be removed.
+    #[error("{snapshot} is in use: stop the server that serves it, or remove it later")]
+    InUse {
+        /// The snapshot.
+        snapshot: SnapshotRef,
+    },
+
+    /// Other snapshots are layers on the one that was to be removed.
+    #[error("{snapshot} is the parent of {}: remove these first", list(layers))]
+    HasLayers {
+        /// The snapshot.
+        snapshot: SnapshotRef,
+        /// The layers on it.
+        layers: Vec<SnapshotRef>,
+    },
+
+    /// The snapshot that was to be removed has tags.
+    #[error("{snapshot} is tagged {}: remove its tags first", list(tags))]
+    Tagged {
+        /// The snapshot.
+        snapshot: SnapshotRef,
+        /// Its tags.
+        tags: Vec<Tag>,
     },
 
     /// The file does not start with the magic bytes.

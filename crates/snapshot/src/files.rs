@@ -212,30 +212,41 @@ impl Drop for TempFolder {
 }
 
 /// Removes temporary folders in `root` that nobody uses and that did not change for `idle`, and
-/// tells how many there were. Both conditions: a folder is not locked yet when it is just made.
+/// tells how many there were.
 pub(crate) fn clean_leftovers(root: &Path, idle: Duration) -> Result<u64> {
     let mut removed = 0;
-    for name in names(root)?
-        .iter()
-        .filter(|name| name.starts_with(TEMP_PREFIX))
-    {
-        let path = root.join(name);
-        removed += u64::from(clean_leftover(&path, idle).unwrap_or(false));
+    for path in temp_folders(root)? {
+        let Ok(Some(_lock)) = lock_leftover(&path, idle) else {
+            continue;
+        };
+        removed += u64::from(fs::remove_dir_all(&path).is_ok());
     }
     Ok(removed)
 }
 
-fn clean_leftover(path: &Path, idle: Duration) -> io::Result<bool> {
+/// The temporary folders that [`clean_leftovers`] would remove.
+pub(crate) fn leftovers(root: &Path, idle: Duration) -> Result<Vec<PathBuf>> {
+    let mut paths = temp_folders(root)?;
+    paths.retain(|path| matches!(lock_leftover(path, idle), Ok(Some(_))));
+    Ok(paths)
+}
+
+fn temp_folders(root: &Path) -> Result<Vec<PathBuf>> {
+    let mut names = names(root)?;
+    names.retain(|name| name.starts_with(TEMP_PREFIX));
+    Ok(names.iter().map(|name| root.join(name)).collect())
+}
+
+/// Locks the temporary folder `path` if nobody uses it and it did not change for `idle`. Both
+/// conditions: a folder is not locked yet when it is just made.
+fn lock_leftover(path: &Path, idle: Duration) -> io::Result<Option<File>> {
     let metadata = fs::symlink_metadata(path)?;
     // A time in the future gives no age: such a folder waits until the clock has caught up.
     let age = metadata.modified()?.elapsed().unwrap_or_default();
     if age < idle || !metadata.is_dir() {
-        return Ok(false);
+        return Ok(None);
     }
     let folder = File::open(path)?;
-    if flock(&folder, FlockOperation::NonBlockingLockExclusive).is_err() {
-        return Ok(false);
-    }
-    fs::remove_dir_all(path)?;
-    Ok(true)
+    let locked = flock(&folder, FlockOperation::NonBlockingLockExclusive).is_ok();
+    Ok(locked.then_some(folder))
 }

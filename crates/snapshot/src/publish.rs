@@ -52,6 +52,10 @@ pub(crate) fn publish<S: Serialize>(
         pages: DraftPages::new(draft.memory, draft.image)?,
         compression: draft.compression,
     };
+    // The parent must stay until the layer is there.
+    let lease = draft.parent.as_ref();
+    let lease = lease.map(|parent| store.lease(&parent.function, parent.id));
+    let _lease = lease.transpose()?;
     let layer = draft.parent.map(|parent| layer_on(store, parent));
     match layer.transpose()? {
         Some(layer) if layer.depth > MAX_LAYER_DEPTH => {

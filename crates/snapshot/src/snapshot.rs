@@ -12,8 +12,8 @@ use crate::space::PageSpace;
 use crate::state_file::{StateFile, Table};
 use crate::table::PageTable;
 use crate::{
-    Digest, Error, FunctionName, Manifest, MemoryImage, PAGE_BYTES, Result, SnapshotId, Verified,
-    WorkingSet, codec, files,
+    Digest, Error, FunctionName, Lease, Manifest, MemoryImage, PAGE_BYTES, Result, SnapshotId,
+    Verified, WorkingSet, codec, files,
 };
 
 pub(crate) const MANIFEST: &str = "manifest.json";
@@ -41,6 +41,8 @@ pub struct Snapshot<S> {
     pub working_set_error: Option<Error>,
     /// The function's image.
     pub image: StoredImage,
+    /// Keeps the snapshot from being removed by itself; for whoever goes on using its parts.
+    pub lease: Lease,
 }
 
 impl<S> Snapshot<S> {
@@ -179,7 +181,7 @@ impl Folder {
         })
     }
 
-    pub(crate) fn into_snapshot<S: DeserializeOwned>(self) -> Result<Snapshot<S>> {
+    pub(crate) fn into_snapshot<S: DeserializeOwned>(self, lease: Lease) -> Result<Snapshot<S>> {
         let state = codec::decode(&self.encoded_state).map_err(|reason| Error::Decode {
             path: self.path.join(StateFile::NAME),
             reason,
@@ -196,6 +198,7 @@ impl Folder {
             working_set,
             working_set_error,
             image: self.image,
+            lease,
         })
     }
 

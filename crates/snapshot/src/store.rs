@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::files::{self, StoreLock, TempFolder};
+use crate::files::{self, StoreLock};
 use crate::publish::{flatten, publish, replace_file};
 use crate::snapshot::{Folder, Snapshot, Verifier};
 use crate::state_file::StateFile;
@@ -104,7 +104,7 @@ impl Store {
     /// [`Error::UnknownCodec`], [`Error::WrongMagic`], [`Error::Damaged`] or [`Error::Decode`]
     /// when it cannot be used; [`Error::Io`] when it cannot be read.
     pub fn open_newest<S: DeserializeOwned>(&self, function: &FunctionName) -> Result<Snapshot<S>> {
-        self.newest(function)?.into_snapshot()
+        self.at_newest(function, |id| self.open_id(function, &id))
     }
 
     /// Opens the snapshot `id` of `function`.
@@ -117,7 +117,9 @@ impl Store {
         function: &FunctionName,
         id: &SnapshotId,
     ) -> Result<Snapshot<S>> {
-        self.folder(function, *id)?.into_snapshot()
+        // Before the files are opened, so that what is open is leased.
+        let lease = self.lease(function, *id)?;
+        self.folder(function, *id)?.into_snapshot(lease)
     }
 
     /// What the newest snapshot of `function` says about itself.
@@ -149,25 +151,6 @@ impl Store {
             }
         }
         Ok(entries)
-    }
-
-    /// Removes all snapshots of `function`, at once for whoever looks. Snapshots that are open
-    /// stay usable.
-    ///
-    /// # Errors
-    /// [`Error::UnknownFunction`] when there is none, [`Error::Io`] when the store cannot be
-    /// changed.
-    pub fn remove(&self, function: &FunctionName) -> Result<()> {
-        let lock = StoreLock::acquire(&self.root)?;
-        if self.ids(function)?.is_empty() {
-            return Err(self.unknown(function));
-        }
-        let removed = TempFolder::take(&self.root, &self.function_folder(function))?;
-        files::sync_folder(&self.root)?;
-        drop(lock);
-        // The files themselves are deleted here; what cannot be is cleared away later.
-        drop(removed);
-        Ok(())
     }
 
     /// Publishes the snapshot `id` of `function` anew, as its newest one: with all its pages, no
@@ -310,11 +293,20 @@ impl Store {
     }
 
     fn newest(&self, function: &FunctionName) -> Result<Folder> {
+        self.at_newest(function, |id| self.folder(function, id))
+    }
+
+    /// Opens the newest snapshot of `function` with `open`.
+    fn at_newest<T>(
+        &self,
+        function: &FunctionName,
+        open: impl Fn(SnapshotId) -> Result<T>,
+    ) -> Result<T> {
         for _ in 0..OPEN_ATTEMPTS {
             let Some(id) = self.ids(function)?.last().copied() else {
                 break;
             };
-            match self.folder(function, id) {
+            match open(id) {
                 Err(Error::UnknownSnapshot { .. }) => {} // removed just now: there may be a newer
                 opened => return opened,
             }
@@ -328,7 +320,12 @@ impl Store {
     }
 
     /// Tells a snapshot that is not there from one that lacks a file.
-    fn or_unknown(&self, function: &FunctionName, id: SnapshotId, error: Error) -> Error {
+    pub(crate) fn or_unknown(
+        &self,
+        function: &FunctionName,
+        id: SnapshotId,
+        error: Error,
+    ) -> Error {
         if error.is_not_found() && !self.snapshot_folder(function, id).exists() {
             return self.unknown_snapshot(function, id);
         }
@@ -343,7 +340,7 @@ impl Store {
         }
     }
 
-    fn unknown(&self, function: &FunctionName) -> Error {
+    pub(crate) fn unknown(&self, function: &FunctionName) -> Error {
         Error::UnknownFunction {
             function: function.clone(),
             store: self.root.to_path_buf(),

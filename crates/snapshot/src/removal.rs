@@ -1,0 +1,163 @@
+//! Taking snapshots away, and what keeps them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::files::{self, StoreLock, TempFolder};
+use crate::lease::Claim;
+use crate::manifest::MAX_MANIFEST_BYTES;
+use crate::snapshot::MANIFEST;
+use crate::{Error, FunctionName, LayerInfo, Result, SnapshotRef, Store, Tag};
+
+/// What [`Store::remove_id`] does with a snapshot that has tags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IfTagged {
+    /// It stays.
+    Refuse,
+    /// Its tags go with it.
+    DropTags,
+}
+
+/// What retention needs to know of a snapshot, damaged or not.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct Brief {
+    #[serde(default)]
+    pub(crate) created_unix_ms: Option<u64>,
+    #[serde(default)]
+    pub(crate) memory_bytes: u64,
+    #[serde(default)]
+    pub(crate) image_bytes: u64,
+    #[serde(default)]
+    pub(crate) layer: Option<LayerInfo>,
+}
+
+impl Brief {
+    /// Reads it from the manifest in `folder`, of whatever format version and without comparing its
+    /// digest: snapshots that a newer Dormouse wrote keep their parents, too. What cannot be read
+    /// says nothing.
+    pub(crate) fn read(folder: &Path) -> Self {
+        let read = || {
+            let path = folder.join(MANIFEST);
+            let (file, file_bytes) = files::open(&path).ok()?;
+            let bytes = (file_bytes <= MAX_MANIFEST_BYTES).then_some(file_bytes as usize)?;
+            serde_json::from_slice(&files::read_start(&file, bytes, &path).ok()?).ok()
+        };
+        read().unwrap_or_default()
+    }
+}
+
+impl Store {
+    /// Removes all snapshots of `function` with their tags, at once for whoever looks. Snapshots
+    /// that are open stay usable.
+    ///
+    /// # Errors
+    /// [`Error::UnknownFunction`] when there is none, [`Error::HasLayers`] when a snapshot of
+    /// another function is a layer on one of them, [`Error::Io`] when the store cannot be changed.
+    pub fn remove(&self, function: &FunctionName) -> Result<()> {
+        let lock = StoreLock::acquire(self.path())?;
+        if self.ids(function)?.is_empty() {
+            return Err(self.unknown(function));
+        }
+        for (parent, mut layers) in self.layers()? {
+            layers.retain(|layer| layer.function != *function);
+            if parent.function == *function && !layers.is_empty() {
+                return Err(has_layers(parent, &layers));
+            }
+        }
+        let removed = TempFolder::take(self.path(), &self.function_folder(function))?;
+        files::sync_folder(self.path())?;
+        drop(lock);
+        // The files themselves are deleted here; what cannot be is cleared away later.
+        drop(removed);
+        Ok(())
+    }
+
+    /// Removes one snapshot, at once for whoever looks. The function goes with its last snapshot.
+    ///
+    /// # Errors
+    /// [`Error::UnknownSnapshot`] when there is none; [`Error::InUse`] when somebody has a
+    /// [`Lease`](crate::Lease) on it; [`Error::HasLayers`] when another snapshot is a layer on it;
+    /// [`Error::Tagged`] when it has tags that are not to be dropped; [`Error::BadTags`] when that
+    /// cannot be told; [`Error::Io`] when the store cannot be changed.
+    pub fn remove_id(&self, snapshot: &SnapshotRef, if_tagged: IfTagged) -> Result<()> {
+        let lock = StoreLock::acquire(self.path())?;
+        let SnapshotRef { function, id } = snapshot;
+        let ids = self.ids(function)?;
+        if ids.binary_search(id).is_err() {
+            return Err(self.unknown_snapshot(function, *id));
+        }
+        if let Some(layers) = self.layers()?.get(snapshot) {
+            return Err(has_layers(snapshot.clone(), layers));
+        }
+        let mut tags = self.tags(function)?;
+        let tagged: Vec<Tag> = tags
+            .iter()
+            .filter(|(_, tagged)| *tagged == id)
+            .map(|(tag, _)| tag.clone())
+            .collect();
+        if !tagged.is_empty() && if_tagged == IfTagged::Refuse {
+            return Err(Error::Tagged {
+                snapshot: snapshot.clone(),
+                tags: tagged,
+            });
+        }
+        let folder = self.snapshot_folder(function, *id);
+        let claim = Claim::take(&folder)?.ok_or_else(|| Error::InUse {
+            snapshot: snapshot.clone(),
+        })?;
+        let is_last = ids.len() == 1;
+        let known = tags.len();
+        tags.retain(|_, tagged| tagged != id && ids.binary_search(tagged).is_ok());
+        if tags.len() < known && !is_last {
+            // Before the snapshot: whoever dies in between has left no tag of nothing.
+            self.write_tags(function, tags)?;
+        }
+        let removed = if is_last {
+            TempFolder::take(self.path(), &self.function_folder(function))?
+        } else {
+            let removed = TempFolder::take(self.path(), &folder)?;
+            files::sync_folder(&self.function_folder(function))?;
+            removed
+        };
+        files::sync_folder(self.path())?;
+        drop((claim, lock));
+        drop(removed);
+        Ok(())
+    }
+
+    /// Whether somebody, in whatever process, has a [`Lease`](crate::Lease) on `snapshot`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when that cannot be told, as in a store that may only be read.
+    pub fn is_in_use(&self, snapshot: &SnapshotRef) -> Result<bool> {
+        // Two who ask at once would take each other for a user.
+        let _lock = StoreLock::acquire(self.path())?;
+        let folder = self.snapshot_folder(&snapshot.function, snapshot.id);
+        Ok(Claim::take(&folder)?.is_none())
+    }
+
+    /// The snapshots that are parents, each with the layers on it. Parents need not be there.
+    pub(crate) fn layers(&self) -> Result<BTreeMap<SnapshotRef, Vec<SnapshotRef>>> {
+        let mut layers: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for function in self.functions()? {
+            for id in self.ids(&function)? {
+                let folder = self.snapshot_folder(&function, id);
+                if let Some(LayerInfo { parent, .. }) = Brief::read(&folder).layer {
+                    let function = function.clone();
+                    let layer = SnapshotRef { function, id };
+                    layers.entry(parent).or_default().push(layer);
+                }
+            }
+        }
+        Ok(layers)
+    }
+}
+
+fn has_layers(snapshot: SnapshotRef, layers: &[SnapshotRef]) -> Error {
+    Error::HasLayers {
+        snapshot,
+        layers: layers.to_vec(),
+    }
+}
