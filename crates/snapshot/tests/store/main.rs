@@ -4,8 +4,10 @@
     reason = "lists of one range are meant"
 )]
 
+mod history;
 mod hostile;
 mod publishing;
+mod retention;
 mod round_trip;
 mod sharing;
 mod support;
