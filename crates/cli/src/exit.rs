@@ -10,11 +10,11 @@ use dormouse_server::ErrorCode;
 pub(crate) enum Exit {
     /// The function failed, or answered with a status of 500 or more.
     Function = 1,
-    /// The command line is wrong.
+    /// The command line is wrong, or asks for what is not allowed.
     Usage = 2,
     /// The image, or other input, cannot be used.
     Data = 65,
-    /// There is no such function or input file.
+    /// There is no such function, snapshot, tag or input file.
     NoInput = 66,
     /// The host, or the server, is not there or cannot do it.
     Unavailable = 69,
@@ -35,10 +35,21 @@ impl Exit {
                 return failed.exit;
             }
             match cause.downcast_ref::<Store>() {
-                Some(Store::InvalidName { .. } | Store::InvalidId { .. }) => return Self::Usage,
-                Some(Store::UnknownFunction { .. } | Store::UnknownSnapshot { .. }) => {
-                    return Self::NoInput;
-                }
+                Some(
+                    Store::InvalidName { .. }
+                    | Store::InvalidId { .. }
+                    | Store::InvalidTag { .. }
+                    | Store::Tagged { .. }
+                    | Store::HasLayers { .. },
+                ) => return Self::Usage,
+                Some(
+                    Store::UnknownFunction { .. }
+                    | Store::UnknownSnapshot { .. }
+                    | Store::UnknownSequence { .. }
+                    | Store::UnknownTag { .. }
+                    | Store::DanglingTag { .. },
+                ) => return Self::NoInput,
+                Some(Store::InUse { .. }) => return Self::Temporary,
                 Some(Store::Io { .. }) => return Self::Unavailable,
                 Some(Store::Refused { .. }) | None => {}
                 // The rest is about what the files hold.
@@ -54,12 +65,12 @@ pub(crate) const HELP: &str = "\
 Exit codes:
    0  it worked
    1  the function failed, or answered with a status of 500 or more
-   2  the command line, a name or an option is wrong
+   2  the command line, a name or an option is wrong, or what it asks is not allowed
   65  the image or other input cannot be used
-  66  there is no such function or file
+  66  there is no such function, snapshot, tag or file
   69  the host lacks something (`dormouse doctor` says what), or no server answers
   70  something failed inside Dormouse
-  75  try again later: queue full, too slow, shutting down
+  75  try again later: queue full, too slow, in use, shutting down
   76  what answers is not a Dormouse server of this version
 `dormouse run` ends with the program's own exit code.";
 
@@ -129,6 +140,8 @@ fn classify(code: ErrorCode) -> (Exit, Option<&'static str>) {
             Exit::Usage,
             Some("`dormouse serve --start-choice` is a server that allows it"),
         ),
+        E::InUse => (Exit::Temporary, None),
+        E::HasLayers => (Exit::Usage, None),
         // A bad image's own sentence says what to do.
         E::BadImage | E::BadRequest | E::TooLarge | E::HeadTooLarge => (Exit::Data, None),
         E::UnknownFunction => (

@@ -142,12 +142,12 @@ fn print(mut table: Table) -> Result<()> {
     text(&format!("{}\n", table.trim_fmt()))
 }
 
-fn age(created_unix_ms: u64) -> String {
+/// How long ago that was, in its two largest units.
+pub(crate) fn age(created_unix_ms: u64) -> String {
     let created = std::time::UNIX_EPOCH + std::time::Duration::from_millis(created_unix_ms);
     let elapsed = created.elapsed().unwrap_or_default();
     let whole = std::time::Duration::from_secs(elapsed.as_secs());
     let all = humantime::format_duration(whole).to_string();
-    // The two largest units say enough.
     let mut units = all.split_whitespace();
     let (first, second) = (units.next().unwrap_or_default(), units.next());
     second.map_or_else(|| first.to_owned(), |second| format!("{first} {second}"))

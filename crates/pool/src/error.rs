@@ -132,6 +132,18 @@ pub enum Error {
         /// What is missing and what to do.
         reason: String,
     },
+    /// Somebody uses the snapshot that was to be removed.
+    #[error("{reason}")]
+    InUse {
+        /// Which, and what to do.
+        reason: String,
+    },
+    /// Snapshots of other functions are layers on what was to be removed.
+    #[error("{reason}")]
+    HasLayers {
+        /// Which, and what to do.
+        reason: String,
+    },
     /// The store failed.
     #[error(transparent)]
     Store(dormouse_snapshot::Error),
@@ -197,6 +209,12 @@ impl From<dormouse_snapshot::Error> for Error {
             },
             Store::UnknownFunction { function, .. } => Self::UnknownFunction {
                 name: function.to_string(),
+            },
+            Store::InUse { .. } => Self::InUse {
+                reason: error.to_string(),
+            },
+            Store::HasLayers { .. } => Self::HasLayers {
+                reason: error.to_string(),
             },
             other => Self::Store(other),
         }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use dormouse_pager::{Policy, Rollback, Source, Touched};
-use dormouse_snapshot::{FunctionName, Manifest, MemoryImage, Snapshot, Store, WorkingSet};
+use dormouse_snapshot::{FunctionName, Lease, Manifest, MemoryImage, Snapshot, Store, WorkingSet};
 use dormouse_vmm::{GuestImage, Host, Namer, Symbols, translations_differ};
 use tokio::sync::Semaphore;
 
@@ -33,6 +33,8 @@ pub(crate) struct Function {
     config: FunctionConfig,
     state: SavedFunction,
     memory: Arc<MemoryImage>,
+    /// Nobody removes the snapshot from its function's history as long as it is served.
+    _lease: Lease,
     source: Source,
     namer: Namer,
     learning: Mutex<Learning>,
@@ -134,6 +136,7 @@ impl Function {
             config,
             state: snapshot.state,
             memory,
+            _lease: snapshot.lease,
             source,
             namer,
             learning: Mutex::new(learning),

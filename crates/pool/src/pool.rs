@@ -321,7 +321,8 @@ impl Pool {
     /// Removes a function and all its snapshots. Invocations that run now finish.
     ///
     /// # Errors
-    /// As [`Pool::function`].
+    /// As [`Pool::function`]; [`Error::HasLayers`] where snapshots of other functions are layers on
+    /// its own.
     pub async fn remove(&self, name: &str) -> Result<(), Error> {
         let name = FunctionName::new(name)?;
         self.must_be_stored(&name).await?;

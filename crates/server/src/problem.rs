@@ -83,6 +83,8 @@ error_codes! {
     UnknownRoute "unknown-route" NOT_FOUND "No such route";
     MethodNotAllowed "method-not-allowed" METHOD_NOT_ALLOWED "The route has no such method";
     RequestTimeout "request-timeout" REQUEST_TIMEOUT "The request came too slowly";
+    InUse "in-use" CONFLICT "The snapshot is in use";
+    HasLayers "has-layers" CONFLICT "Other snapshots are layers on it";
     TooLarge "too-large" PAYLOAD_TOO_LARGE "The body is too large";
     HeadTooLarge "head-too-large" REQUEST_HEADER_FIELDS_TOO_LARGE "The headers are too large";
     QueueFull "queue-full" TOO_MANY_REQUESTS "Too many requests wait for the function";
@@ -241,6 +243,8 @@ impl From<Error> for ApiError {
             }
             Error::Draining => Self::new(ErrorCode::Draining, detail),
             Error::Host { .. } => Self::new(ErrorCode::HostCannot, detail),
+            Error::InUse { .. } => Self::new(ErrorCode::InUse, detail),
+            Error::HasLayers { .. } => Self::new(ErrorCode::HasLayers, detail),
             Error::Store(_) => Self::private_error(ErrorCode::StoreFailed, &error),
             _ => Self::private_error(ErrorCode::Internal, &error),
         }
@@ -364,6 +368,8 @@ mod tests {
                 },
                 "over-budget",
             ),
+            (Error::InUse { reason: name() }, "in-use"),
+            (Error::HasLayers { reason: name() }, "has-layers"),
             (Error::Draining, "draining"),
             (Error::Host { reason: name() }, "host-cannot"),
         ] {
