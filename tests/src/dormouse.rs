@@ -70,6 +70,14 @@ impl Dormouse {
         })
     }
 
+    /// The command over the store in `folder`, for what runs no guest and so works everywhere.
+    #[must_use]
+    pub fn without_guests(folder: &Path) -> Self {
+        Self {
+            store: folder.to_owned(),
+        }
+    }
+
     fn command(&self, arguments: &[&OsStr]) -> Command {
         let mut command = plain_command();
         command.args(arguments).arg("--store").arg(&self.store);

@@ -1,9 +1,9 @@
 //! What the end-to-end tests stand on: a real [`Server`] over a real store, real HTTP [`Client`]s,
 //! the real [`Dormouse`] command, and looks into this process and into snapshots.
 //!
-//! Every test boots real guests under KVM. Where the host cannot do that a test fails with the
-//! reason; with `DORMOUSE_TEST_NO_KVM=1` it says `skipped` instead: [`Server::start`] and
-//! [`Dormouse::over`] are `None` then.
+//! Tests boot real guests under KVM. Where the host cannot do that a test fails with the reason; with
+//! `DORMOUSE_TEST_NO_KVM=1` it says `skipped` instead: [`Server::start`] and [`Dormouse::over`] are
+//! `None` then. Only what runs no guest ([`Dormouse::without_guests`]) works everywhere.
 #![forbid(unsafe_code)]
 
 mod client;

@@ -16,6 +16,9 @@
 //! its own name by one rename, so whoever can see a snapshot sees all of it. After that nothing
 //! writes into its files: they may be read by running servers, and belong to other snapshots too.
 //!
+//! A function's older snapshots stay beside its newest: a [`Reference`] names one, a [`Tag`] or a
+//! [`Lease`] keeps it, [`Store::remove_id`] and [`Store::gc`] take away what nothing keeps.
+//!
 //! Everything read from a store is hostile until its digest was compared, and stays bounded even
 //! then (BLAKE3 without a key tells damage, not malice): lengths are checked against limits and
 //! against the file's real size before anything is allocated. `snapshots/FORMAT.md` is the
