@@ -3,15 +3,18 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
+use std::process::{Command, Stdio};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use dormouse_snapshot::{
-    Compression, FunctionName, GcReport, Limit, Protection, RetentionConfig, Snapshot, SnapshotId,
-    SnapshotRef, Store,
+    Compression, FunctionName, GcReport, IfTagged, Limit, Protection, RetentionConfig, Snapshot,
+    SnapshotId, SnapshotRef, Store,
 };
 
 use crate::support::{Sample, State, folder, name, overwrite, temp_store, visible};
+
+const CHILD_STORE: &str = "DORMOUSE_TEST_GC_STORE";
 
 fn publish(store: &Store, function: &FunctionName, seeds: &[u8]) -> Vec<SnapshotRef> {
     let publish = |seed: &u8| {
@@ -378,4 +381,66 @@ fn collectors_publishers_and_readers_at_once() {
     assert_eq!(all(&store).len(), 2);
     store.verify(&function).unwrap();
     assert_eq!(visible(&store), ["busy"]);
+}
+
+/// Not a test of its own: what the next test starts and kills.
+#[test]
+#[ignore = "runs as a child process of killed_collectors_leave_the_store_good"]
+fn child_collector() {
+    let Some(path) = std::env::var_os(CHILD_STORE) else {
+        return;
+    };
+    let store = Store::open(path).unwrap();
+    let function = name("victim");
+    let config = RetentionConfig {
+        keep_last: Some(1),
+        ..RetentionConfig::default()
+    };
+    loop {
+        let snapshots = publish(&store, &function, &[1, 2, 1, 3]);
+        store.tag(&snapshots[1], &"t".parse().unwrap()).unwrap();
+        store.gc(&config, days_after(0), false).unwrap();
+        store.remove_id(&snapshots[1], IfTagged::DropTags).unwrap();
+    }
+}
+
+#[test]
+fn killed_collectors_leave_the_store_good() {
+    let (_dir, store) = temp_store();
+    let function = name("victim");
+    let mut cleaned = 0;
+    for round in 0..20u64 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "retention::child_collector", "--ignored"])
+            .env(CHILD_STORE, store.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        // Once it is at work, it is killed at whatever it is doing some time later.
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while store.tags(&function).unwrap().is_empty() {
+            assert!(Instant::now() < deadline, "the child does not tag");
+            thread::sleep(Duration::from_millis(1));
+        }
+        thread::sleep(Duration::from_micros(round * 977));
+        child.kill().unwrap();
+        child.wait().unwrap();
+
+        cleaned += store.clean_leftovers(Duration::ZERO).unwrap();
+        let left = all(&store);
+        for snapshot in &left {
+            let open = store.open_id::<State>(&function, &snapshot.id).unwrap();
+            let seed = open.state.notes["seed"][0];
+            Sample::small(seed).check(&open).unwrap();
+        }
+        for (tag, id) in store.tags(&function).unwrap() {
+            assert!(
+                left.contains(&at(&function, id)),
+                "{tag} is a tag of nothing"
+            );
+        }
+        assert_eq!(visible(&store), ["victim"]);
+        store.remove(&function).unwrap();
+    }
+    assert!(cleaned > 0, "no child was killed while it was at work");
 }
