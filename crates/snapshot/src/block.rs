@@ -1,8 +1,12 @@
 //! Blocks: up to 16 pages of a pack, as they are or compressed, with a digest of their bytes.
 
+use std::fmt;
 use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
 
 use crate::header::CHUNK_PAGES;
 use crate::{CHUNK_BYTES, Digest, Error, PAGE_BYTES, Result, files};
@@ -23,13 +27,46 @@ pub(crate) enum Codec {
 }
 
 /// How pages are stored at rest.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Compression {
     /// As they are: the fastest to open.
     #[default]
     None,
     /// With zstd, each block that gets smaller by it.
     Zstd,
+}
+
+impl Compression {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::None, Self::Zstd];
+
+    /// The word for it: `none` or `zstd`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Zstd => "zstd",
+        }
+    }
+}
+
+impl fmt::Display for Compression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for Compression {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|known| known.as_str() == text);
+        found.ok_or_else(|| {
+            let known = Self::ALL.map(Self::as_str).join(" and ");
+            format!("{text:?} is no way of compressing; there are {known}")
+        })
+    }
 }
 
 /// One block of a pack.

@@ -55,6 +55,7 @@ mod store;
 mod table;
 mod tags;
 mod usage;
+mod verify;
 mod working_set;
 
 pub use block::Compression;
@@ -69,9 +70,10 @@ pub use reference::Reference;
 pub use removal::IfTagged;
 pub use retention::{GcReport, Kept, Limit, Protection, Removed, RetentionConfig};
 pub use snapshot::{Snapshot, StoredImage};
-pub use store::{Entry, Store, Verified};
+pub use store::{Entry, Store};
 pub use tags::Tag;
 pub use usage::{SnapshotUsage, StoreUsage};
+pub use verify::Verified;
 pub use working_set::WorkingSet;
 
 /// The version of the on-disk format that this build writes.

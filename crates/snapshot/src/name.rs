@@ -174,6 +174,19 @@ impl fmt::Display for SnapshotRef {
     }
 }
 
+impl FromStr for SnapshotRef {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        // Without an id the rest is empty, which is none.
+        let (function, id) = text.split_once('@').unwrap_or((text, ""));
+        Ok(Self {
+            function: function.parse()?,
+            id: id.parse()?,
+        })
+    }
+}
+
 impl TryFrom<String> for SnapshotId {
     type Error = Error;
 
@@ -238,6 +251,15 @@ mod tests {
         assert!(seventh < SnapshotId::new(8, &Digest::of(b"y")).unwrap());
         assert!(SnapshotId::new(0, &digest).is_none());
         assert!(SnapshotId::new(MAX_SEQUENCE + 1, &digest).is_none());
+    }
+
+    #[test]
+    fn references_print_and_parse() {
+        let text = "hello@00000007-9f86d081884c7d65";
+        assert_eq!(text.parse::<SnapshotRef>().unwrap().to_string(), text);
+        for bad in ["", "hello", "hello@", "@00000007-9f86d081884c7d65", "a@b@c"] {
+            assert!(bad.parse::<SnapshotRef>().is_err(), "{bad}");
+        }
     }
 
     #[test]

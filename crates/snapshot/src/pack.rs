@@ -10,6 +10,7 @@
 
 use std::fs::File;
 use std::mem::{offset_of, size_of};
+use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -311,15 +312,22 @@ impl Pack {
         Ok(keys.iter().copied().map(PageKey).collect())
     }
 
-    /// Reads and compares every block, and the keys; tells how many blocks and bytes.
-    pub(crate) fn verify(&self) -> Result<(u64, u64)> {
-        let mut buf = BlockBytes::default();
-        let mut bytes = 0;
-        for block in &self.blocks {
-            self.read_block(block, &mut buf, true)?;
-            bytes += u64::from(block.stored_bytes);
-        }
+    /// Reads and compares every block, and the keys. `good` is told the bytes of each good block.
+    /// Tells which slots are in blocks that are damaged, and what is wrong with them.
+    pub(crate) fn verify(&self, mut good: impl FnMut(u64)) -> Result<Vec<(Range<u64>, String)>> {
         self.keys()?;
-        Ok((self.blocks.len() as u64, bytes))
+        let mut buf = BlockBytes::default();
+        let mut damaged = Vec::new();
+        for block in &self.blocks {
+            match self.read_block(block, &mut buf, true) {
+                Ok(_) => good(u64::from(block.stored_bytes)),
+                Err(Error::Damaged { what, .. }) => {
+                    let end = block.first_slot + u64::from(block.pages);
+                    damaged.push((block.first_slot..end, what));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(damaged)
     }
 }

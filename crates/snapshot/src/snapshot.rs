@@ -1,6 +1,5 @@
 //! A published snapshot, opened and checked.
 
-use std::collections::HashSet;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,9 +10,10 @@ use crate::pack::Pack;
 use crate::space::PageSpace;
 use crate::state_file::{StateFile, Table};
 use crate::table::PageTable;
+use crate::verify::Verifier;
 use crate::{
     Digest, Error, FunctionName, Lease, Manifest, MemoryImage, PAGE_BYTES, Result, SnapshotId,
-    Verified, WorkingSet, codec, files,
+    WorkingSet, codec, files,
 };
 
 pub(crate) const MANIFEST: &str = "manifest.json";
@@ -204,36 +204,22 @@ impl Folder {
 
     /// Verifies what opening has not. What `verifier` has read for another snapshot is not read
     /// again.
-    pub(crate) fn verify(self, verifier: &mut Verifier) -> Result<()> {
+    pub(crate) fn verify(self, verifier: &mut Verifier<'_>) -> Result<()> {
         self.working_set?;
-        for pack in self.space.packs() {
-            verifier.pack(pack)?;
+        for (number, pack) in (0..).zip(self.space.packs()) {
+            let damages = verifier.pack(pack)?;
+            let used = damages
+                .iter()
+                .find(|(slots, _)| self.space.uses(number, slots));
+            if let Some((_, what)) = used {
+                return Err(Error::damaged(pack.path(), what.as_str()));
+            }
         }
         let image = self.image.read()?;
         if matches!(self.image.place, ImagePlace::File(_)) {
             verifier.found.bytes += image.len() as u64;
         }
         verifier.found.snapshots += 1;
-        Ok(())
-    }
-}
-
-/// Verifies snapshots that share packs, each pack once.
-#[derive(Default)]
-pub(crate) struct Verifier {
-    seen: HashSet<(u64, u64)>,
-    pub(crate) found: Verified,
-}
-
-impl Verifier {
-    fn pack(&mut self, pack: &Pack) -> Result<()> {
-        // By the file, not by its digest: two files of the same content can be damaged apart.
-        if !self.seen.insert(pack.inode()?) {
-            return Ok(());
-        }
-        let (blocks, bytes) = pack.verify()?;
-        self.found.blocks += blocks;
-        self.found.bytes += bytes;
         Ok(())
     }
 }

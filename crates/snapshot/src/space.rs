@@ -47,6 +47,14 @@ impl PageSpace {
         &self.packs
     }
 
+    /// Whether there are pages in one of `slots` of the pack with this number.
+    pub(crate) fn uses(&self, pack: u32, slots: &Range<u64>) -> bool {
+        self.table.runs.iter().any(|run| {
+            let end = run.slot + u64::from(run.pages);
+            run.pack == pack && run.slot < slots.end && slots.start < end
+        })
+    }
+
     /// Hands the stored pages within `window` to `sink`, some consecutive ones at a time and in the
     /// order of the packs, so that each block is read once. Pages that no one gets are zero.
     pub(crate) fn read(

@@ -9,11 +9,10 @@ use serde::de::DeserializeOwned;
 
 use crate::files::{self, StoreLock};
 use crate::publish::{flatten, publish, replace_file};
-use crate::snapshot::{Folder, Snapshot, Verifier};
+use crate::snapshot::{Folder, Snapshot};
 use crate::state_file::StateFile;
 use crate::{
-    Compression, Draft, Error, FunctionName, Manifest, MemoryImage, Result, SnapshotId,
-    SnapshotRef, WorkingSet,
+    Compression, Draft, Error, FunctionName, Manifest, MemoryImage, Result, SnapshotId, WorkingSet,
 };
 
 /// How long a temporary folder must lie untouched and unused before opening a store removes it.
@@ -47,18 +46,6 @@ pub struct Entry {
     pub id: SnapshotId,
     /// What the snapshot says about itself, or why it cannot be opened.
     pub manifest: Result<Manifest>,
-}
-
-/// What [`Store::verify`] has found good.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Verified {
-    /// Snapshots that are good.
-    pub snapshots: u64,
-    /// Blocks of pages that were read and compared: each once, however many snapshots share it.
-    pub blocks: u64,
-    /// Bytes that were read for that.
-    pub bytes: u64,
 }
 
 impl Store {
@@ -173,44 +160,6 @@ impl Store {
             return Err(Error::refused("flatten the snapshot", reason));
         }
         flatten(self, folder, compression)
-    }
-
-    /// Reads all snapshots of `function` and compares every digest; what they share is read once.
-    ///
-    /// # Errors
-    /// [`Error::UnknownFunction`] when there is none; the error of the first that is not good.
-    pub fn verify(&self, function: &FunctionName) -> Result<Verified> {
-        let ids = self.ids(function)?;
-        if ids.is_empty() {
-            return Err(self.unknown(function));
-        }
-        let mut verifier = Verifier::default();
-        for id in ids {
-            self.folder(function, id)?.verify(&mut verifier)?;
-        }
-        Ok(verifier.found)
-    }
-
-    /// Reads all snapshots of the store and compares every digest; what they share is read once.
-    /// Those that are not good are told to `bad`, and the others are verified all the same.
-    ///
-    /// # Errors
-    /// [`Error::Io`] when the store's folder itself cannot be read.
-    pub fn verify_all(&self, mut bad: impl FnMut(SnapshotRef, Error)) -> Result<Verified> {
-        let mut verifier = Verifier::default();
-        for function in self.functions()? {
-            for id in self.ids(&function)? {
-                let folder = self.folder(&function, id);
-                match folder.and_then(|folder| folder.verify(&mut verifier)) {
-                    Ok(()) | Err(Error::UnknownSnapshot { .. }) => {} // removed just now
-                    Err(error) => {
-                        let function = function.clone();
-                        bad(SnapshotRef { function, id }, error);
-                    }
-                }
-            }
-        }
-        Ok(verifier.found)
     }
 
     /// Saves the working set of the snapshot `id`, in place of an earlier one.

@@ -95,14 +95,52 @@ fn blocks_that_are_shared_are_verified_once() {
         store.verify_all(|_, error| panic!("{error}")).unwrap()
     };
     assert!(once.blocks > 0 && once.bytes > 0);
-    for number in 1..20 {
+    for number in 1..200 {
         sample
             .publish(&store, &name(&format!("f{number}")))
             .unwrap();
     }
-    let all = store.verify_all(|_, error| panic!("{error}")).unwrap();
-    assert_eq!(all.snapshots, 20);
+    let mut told = Vec::new();
+    let all = store.verify_each(
+        &store.snapshots().unwrap(),
+        |found| told.push(*found),
+        |_, error| panic!("{error}"),
+    );
+    assert_eq!(all.snapshots, 200);
     assert_eq!((all.blocks, all.bytes), (once.blocks, once.bytes));
+    assert_eq!(store.verify_all(|_, error| panic!("{error}")).unwrap(), all);
+    // After each block and each snapshot, and never less than before.
+    assert_eq!(told.len() as u64, all.blocks + all.snapshots);
+    assert!(told.is_sorted_by_key(|found| (found.snapshots, found.blocks)));
+    assert_eq!(told.last(), Some(&all));
+}
+
+#[test]
+fn a_damaged_pack_damages_all_that_share_it() {
+    let (_dir, store) = temp_store();
+    let sample = Sample::small(1);
+    let id = sample.publish(&store, &name("one")).unwrap();
+    sample.publish(&store, &name("two")).unwrap();
+    Sample::small(3).publish(&store, &name("good")).unwrap();
+    let folder = folder(&store, &name("one"), &id);
+    let file = open_writable(&folder.join(&packs(&folder)[0]));
+    std::os::unix::fs::FileExt::write_all_at(&file, b"damage", 4096 + 70).unwrap();
+
+    let mut bad = Vec::new();
+    let found = store
+        .verify_all(|snapshot, error| bad.push((snapshot.function.to_string(), error)))
+        .unwrap();
+    assert_eq!(found.snapshots, 1);
+    assert_eq!(bad.len(), 2, "{bad:?}");
+    for ((function, error), expected) in bad.iter().zip(["one", "two"]) {
+        assert_eq!(function, expected);
+        assert!(matches!(error, Error::Damaged { .. }), "{error}");
+    }
+    // One that is not there is not good either, when it is asked for.
+    let gone = reference(&name("none"), id);
+    let mut bad = Vec::new();
+    store.verify_each(&[gone], |_| {}, |_, error| bad.push(error));
+    assert!(matches!(bad[..], [Error::UnknownSnapshot { .. }]));
 }
 
 #[test]
@@ -123,12 +161,8 @@ fn a_damaged_pack_lends_nothing() {
     }
     let mut bad = Vec::new();
     store.verify_all(|snapshot, _| bad.push(snapshot)).unwrap();
-    // `other` may have linked the good blocks' pack, which as a file is damaged all the same.
-    assert!(bad.contains(&reference(&name("damaged"), id)));
-    assert!(
-        !bad.iter().any(|bad| bad.function == name("same")),
-        "{bad:?}"
-    );
+    // The others may have linked the pack for its good blocks, and use none of the damaged one.
+    assert_eq!(bad, [reference(&name("damaged"), id)]);
 }
 
 #[test]
