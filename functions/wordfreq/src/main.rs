@@ -6,16 +6,20 @@
 //! - `GET /?word=W` answers `{"word":"W","count":C,"rank":R}`, or 404 where the text has no W
 //! - `GET /top?n=N` answers the N most frequent words (10 unless told, at most 1000)
 //! - `GET /words` answers the number of different words
+//! - `GET /letter?is=L` answers how many words begin with L, and whether this request had to sort
+//!   them by letter first: the first one of an instance does, unless its snapshot was warmed
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt::Write;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::OnceLock;
 
 use dormouse_guest::{Request, Response};
 
 const VOCABULARY: u32 = 10_000;
 const TEXT_WORDS: u32 = 18_000;
+const LETTERS: usize = 26;
 
 fn main() {
     dormouse_guest::serve_with_init(|| {
@@ -43,6 +47,8 @@ struct Index {
     places: HashMap<&'static str, u32, BuildHasherDefault<Fnv1a>>,
     /// Places in the order of rank.
     by_rank: Vec<u32>,
+    /// Places by first letter, sorted when they are first asked for.
+    by_letter: OnceLock<[Vec<u32>; LETTERS]>,
 }
 
 impl Index {
@@ -51,6 +57,7 @@ impl Index {
             words: Vec::with_capacity(VOCABULARY as usize),
             places: HashMap::with_capacity_and_hasher(VOCABULARY as usize, Default::default()),
             by_rank: Vec::new(),
+            by_letter: OnceLock::new(),
         };
         // Every word once, so that the vocabulary is whole; the rest as natural text has it.
         for number in 0..VOCABULARY {
@@ -106,6 +113,10 @@ impl Index {
                 _ => Response::new(400).with_text("n must be a number from 0 to 1000\n"),
             },
             "/words" => Response::json(format!("{{\"words\":{}}}\n", self.words.len())),
+            "/letter" => match request.query_value("is").map(str::as_bytes) {
+                Some(&[letter @ b'a'..=b'z']) => self.letter(letter),
+                _ => Response::new(400).with_text("is must be a letter from a to z\n"),
+            },
             _ => Response::new(404).with_text("no such page; try /?word=WORD or /top?n=10\n"),
         }
     }
@@ -133,6 +144,24 @@ impl Index {
         json.push_str("]\n");
         Response::json(json)
     }
+
+    fn letter(&self, letter: u8) -> Response {
+        let is_first = self.by_letter.get().is_none();
+        let by_letter = self.by_letter.get_or_init(|| {
+            let mut sorted = [const { Vec::new() }; LETTERS];
+            for (place, word) in (0..).zip(&self.words) {
+                sorted[alphabetical(word.text.as_bytes()[0])].push(place);
+            }
+            sorted
+        });
+        let words = by_letter[alphabetical(letter)].len();
+        Response::json(format!("{{\"words\":{words},\"sorted\":{is_first}}}\n"))
+    }
+}
+
+/// The place of a letter in the alphabet.
+fn alphabetical(letter: u8) -> usize {
+    usize::from(letter - b'a')
 }
 
 /// Words have letters from a to z only, so JSON needs no escapes.
