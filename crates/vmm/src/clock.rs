@@ -128,6 +128,10 @@ impl ClockState {
         let tsc_khz = profile.tsc_khz;
         let mut places = origin.places.clone();
         places.boot_time = places.boot_time.or_else(|| {
+            // A restored guest was told none, so there is nothing to find it by.
+            if origin.boot_time_us == 0 {
+                return None;
+            }
             let (address, size) =
                 symbols.find("hermit::arch::x86_64::kernel::systemtime::BOOT_TIME")?;
             words(ram, address, size)
