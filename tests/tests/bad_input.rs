@@ -3,7 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use dormouse_tests::{Client, Dormouse, Server, copy_folder, files_below, image};
+use dormouse_pool::{PoolConfig, Verify};
+use dormouse_tests::{Client, Dormouse, Server, Setup, copy_folder, files_below, image};
 
 /// Deploys must leave no trace; this sees any that they leave.
 struct Untouched<'a> {
@@ -325,7 +326,14 @@ fn damaged_snapshots_are_refused_and_others_served() {
 /// until they are.
 #[track_caller]
 fn refuses_or_does_not_need_it(folder: &Path, name: &str, what: &str) {
-    let Some(server) = Server::over(folder) else {
+    let Some(server) = Server::with(Setup {
+        store: Some(folder.to_owned()),
+        pool: PoolConfig {
+            verify: Verify::Always,
+            ..PoolConfig::default()
+        },
+        ..Setup::default()
+    }) else {
         return;
     };
     let client = server.client();

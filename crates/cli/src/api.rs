@@ -10,7 +10,7 @@ use axum::http::header::HOST;
 use axum::http::{HeaderValue, Method, Request, Response, Uri};
 use bytes::Bytes;
 use clap::Args;
-use dormouse_pool::{Pool, PoolConfig};
+use dormouse_pool::{Pool, PoolConfig, Verify};
 use dormouse_server::{App, ErrorCode, Limits, router};
 use dormouse_snapshot::Store;
 use http_body_util::{BodyExt, Full};
@@ -88,6 +88,8 @@ impl Api {
         let config = PoolConfig {
             // One command is one request: nothing comes after it that a shell could serve.
             shells_ahead: 0,
+            // And no later one that could profit from what is found beside it.
+            verify: Verify::Always,
             ..PoolConfig::default()
         };
         let pool = Pool::new(place.open_store()?, config);

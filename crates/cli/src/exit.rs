@@ -144,7 +144,7 @@ fn classify(code: ErrorCode) -> (Exit, Option<&'static str>) {
         E::HasLayers => (Exit::Usage, None),
         // A bad image's own sentence says what to do.
         E::BadImage | E::BadRequest | E::TooLarge | E::HeadTooLarge => (Exit::Data, None),
-        E::UnknownFunction => (
+        E::UnknownFunction | E::UnknownSnapshot => (
             Exit::NoInput,
             Some("`dormouse snapshot ls` lists what there is"),
         ),
@@ -171,11 +171,12 @@ fn classify(code: ErrorCode) -> (Exit, Option<&'static str>) {
         | E::FunctionExited
         | E::FunctionError
         | E::BadAnswer
+        | E::WarmFailed
         | E::InitFailed => (Exit::Function, None),
         E::StoreFailed => (
             Exit::Internal,
             Some(
-                "`dormouse snapshot inspect NAME --verify` checks a snapshot; deploying again replaces it",
+                "`dormouse snapshot verify NAME` checks its snapshots; deploying again replaces the newest",
             ),
         ),
         _ => (Exit::Internal, Some("the log says more; please report it")),

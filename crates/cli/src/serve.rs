@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use dormouse_pool::{Pool, PoolConfig};
+use dormouse_pool::{Pool, PoolConfig, Verify};
 use dormouse_server::{App, Limits, bytes_from_text};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
@@ -57,6 +57,12 @@ pub(crate) struct ServeArgs {
     #[arg(long)]
     no_rollback: bool,
 
+    /// When a snapshot's pages are compared with their digests: `always` before any of them is used;
+    /// `background` beside the first requests, after which damage ends the use of the snapshot; `off`
+    /// never
+    #[arg(long, value_name = "WHEN", env = "DORMOUSE_VERIFY", default_value_t)]
+    verify: Verify,
+
     /// The largest image that may be deployed
     #[arg(long, value_name = "SIZE", value_parser = bytes_from_text, default_value = "64MiB")]
     max_image: u64,
@@ -84,6 +90,7 @@ pub(crate) async fn serve(args: &ServeArgs) -> Result<()> {
         shells_ahead: args.shells_ahead,
         memory_budget_bytes: args.memory_budget,
         rolls_back: !args.no_rollback,
+        verify: args.verify,
     };
     let limits = Limits {
         image_bytes: usize::try_from(args.max_image).unwrap_or(usize::MAX),

@@ -71,6 +71,7 @@ impl Pool {
             None => self.open(&name, start).await?,
         };
         let permits = self.wait_for_turn(&function).await?;
+        function.check_undamaged()?;
         let (by, charge) = if start == Start::Cold {
             let turn = self.wait_to_boot(&function).await?;
             let memory_bytes = function.manifest().memory_bytes;

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use dormouse_snapshot::Manifest;
+use dormouse_snapshot::{Compression, Manifest};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::paging::Paging;
+use crate::verify::Verify;
 
 /// Limits of a whole pool.
 #[derive(Debug, Clone)]
@@ -26,6 +27,8 @@ pub struct PoolConfig {
     /// Whether a clone that has answered is rolled back in place for the next request. If not, it
     /// gives its memory back, and every request restores a clone of its own.
     pub rolls_back: bool,
+    /// When snapshots are compared with their digests.
+    pub verify: Verify,
 }
 
 impl Default for PoolConfig {
@@ -37,6 +40,7 @@ impl Default for PoolConfig {
             shells_ahead: 2,
             memory_budget_bytes: None,
             rolls_back: true,
+            verify: Verify::default(),
         }
     }
 }
@@ -55,6 +59,8 @@ pub struct FunctionConfig {
     pub concurrency: usize,
     /// How clones get their memory; [`Paging::default`] where it is not set.
     pub paging: Option<Paging>,
+    /// How the pages of its snapshots are stored that the store does not have yet.
+    pub compression: Compression,
     /// Guest-physical base address, a multiple of 2 MiB; random where it is not set.
     pub base: Option<u64>,
     /// Arguments of the function's `main`, without the program name.
@@ -122,6 +128,7 @@ impl Default for FunctionConfig {
             init_timeout_ms: 60_000,
             concurrency: 8,
             paging: None,
+            compression: Compression::None,
             base: None,
             args: Vec::new(),
             env: Vec::new(),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dormouse_abi::ABI_VERSION;
-use dormouse_snapshot::{Compression, Draft, FunctionName, MemoryDraft, SnapshotId, Store};
+use dormouse_snapshot::{Draft, FunctionName, MemoryDraft, SnapshotId, Store};
 use dormouse_vmm::layout::PAGE_BYTES;
 use dormouse_vmm::{CrashKind, GuestImage, MachineConfig, Placement, Shell, Stop, Vm, VmState};
 use serde::{Deserialize, Serialize};
@@ -109,7 +109,7 @@ pub(crate) fn boot_and_publish(
         },
         image: file,
         parent: None,
-        compression: Compression::None,
+        compression: config.compression,
     };
     let id = store.publish(name, draft)?;
     Ok(Published {

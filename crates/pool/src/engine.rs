@@ -9,15 +9,15 @@ use std::time::Instant;
 use dormouse_snapshot::{FunctionName, Store, WorkingSet};
 use dormouse_vmm::GuestRam;
 
-use crate::budget::Budget;
 use crate::config::PoolConfig;
 use crate::error::Error;
 use crate::function::Function;
-use crate::interrupters::Interrupters;
+use crate::loading::Shared;
 use crate::machine::Machine;
 use crate::mailbox::Encoded;
 use crate::message::{Outcome, Request, Timings};
 use crate::paging::Paging;
+use crate::verify::Verify;
 
 /// One instance of a function, driven by hand: what a [`Pool`](crate::Pool) does for a request, step
 /// by step, on the calling thread. For those who measure the steps or look at what they leave.
@@ -66,10 +66,12 @@ impl Engine {
         let name = FunctionName::new(name)?;
         let alone = PoolConfig {
             shells_ahead: 0,
+            // Nothing goes on in the background that would be measured as well.
+            verify: Verify::Always,
             ..PoolConfig::default()
         };
-        let (guests, budget) = (Interrupters::default(), Budget::new(u64::MAX));
-        let function = Function::open(store, &name, &alone, guests, &budget)?;
+        let snapshot = store.open_newest(&name)?;
+        let function = Function::open(store, snapshot, &alone, &Shared::alone())?;
         let machine = Machine::build(&function)?;
         Ok(Self { function, machine })
     }

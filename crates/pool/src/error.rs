@@ -50,6 +50,12 @@ pub enum Error {
         /// The name that was asked for.
         name: String,
     },
+    /// The function has no such snapshot.
+    #[error("{snapshot} is no snapshot of this store; list the snapshots to see which there are")]
+    UnknownSnapshot {
+        /// The snapshot that was asked for, as `name@id`.
+        snapshot: String,
+    },
     /// An option of a function is out of range.
     #[error("{option} = {value} is not possible: {reason}")]
     BadOption {
@@ -79,6 +85,21 @@ pub enum Error {
     Unanswered {
         /// How it failed.
         failure: Failure,
+    },
+    /// The function fails on a request that it was to be warmed with.
+    #[error(
+        "run {run} of {runs} that were to warm the function failed: {reason}; nothing was published, \
+         warm it with a request that it answers"
+    )]
+    Warming {
+        /// Which run failed, from 1.
+        run: u32,
+        /// How many there were to be.
+        runs: u32,
+        /// How it failed, or the status of 500 or more that it answered with.
+        reason: String,
+        /// The end of its console.
+        console: String,
     },
     /// The request is over a limit.
     #[error("the request's {what} has {bytes} bytes, at most {limit_bytes} are allowed")]
@@ -215,6 +236,14 @@ impl From<dormouse_snapshot::Error> for Error {
             },
             Store::HasLayers { .. } => Self::HasLayers {
                 reason: error.to_string(),
+            },
+            Store::InvalidId { id } => Self::BadOption {
+                option: "snapshot",
+                value: format!("{id:?}"),
+                reason: "write a name, or name@id as the list of snapshots has it".to_owned(),
+            },
+            Store::UnknownSnapshot { function, id, .. } => Self::UnknownSnapshot {
+                snapshot: format!("{function}@{id}"),
             },
             other => Self::Store(other),
         }

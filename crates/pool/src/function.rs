@@ -2,32 +2,34 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dormouse_pager::{Policy, Rollback, Source, Touched};
-use dormouse_snapshot::{FunctionName, Lease, Manifest, MemoryImage, Snapshot, Store, WorkingSet};
-use dormouse_vmm::{GuestImage, Host, Namer, Symbols, translations_differ};
+use dormouse_snapshot::{
+    FunctionName, Lease, Manifest, MemoryImage, Snapshot, SnapshotRef, Store, WorkingSet,
+};
+use dormouse_vmm::{Host, Namer, translations_differ};
 use tokio::sync::Semaphore;
 
 use crate::budget::{Budget, Charge, FIRST_RUN_BYTES, INSTANCE_BYTES};
 use crate::config::{FunctionConfig, PoolConfig};
 use crate::crossover::Crossover;
+use crate::damage::Damages;
 use crate::deploy::SavedFunction;
 use crate::error::{Error, Failure};
 use crate::instance::Instance;
 use crate::interrupters::Interrupters;
 use crate::learning::{Learning, kept};
+use crate::loading::{self, Loaded, Shared, namer};
 use crate::message::{Outcome, Timings};
 use crate::paging::{Paging, STAGED_SETS};
 use crate::stats::FunctionStats;
-
-/// Snapshots up to this size are kept in memory, shared by all clones; the pages of larger ones are
-/// read when they are touched.
-const RESIDENT_LIMIT_BYTES: u64 = 1 << 30;
+use crate::verify::Verify;
 
 pub(crate) struct Function {
     name: FunctionName,
+    reference: SnapshotRef,
     store: Store,
     manifest: Manifest,
     config: FunctionConfig,
@@ -46,6 +48,7 @@ pub(crate) struct Function {
     rolls_back: bool,
     pub(crate) guests: Interrupters,
     pub(crate) budget: Budget,
+    damages: Damages,
     /// For the memory that all clones share.
     _charge: Charge,
     /// For the chunks that wait to be moved in.
@@ -77,42 +80,38 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Function {
-    /// Opens the newest snapshot of `name`. Blocks while it reads the snapshot's memory.
+    /// Makes a function of `snapshot`. Blocks while it reads the snapshot's memory.
     ///
     /// # Errors
-    /// [`Error::UnknownFunction`]; [`Error::Host`] where the snapshot cannot be restored here (boot
-    /// cold then); [`Error::Store`] where it is damaged.
+    /// [`Error::Host`] where the snapshot cannot be restored here (boot cold then); [`Error::Store`]
+    /// where it is damaged.
     pub(crate) fn open(
         store: &Store,
-        name: &FunctionName,
+        snapshot: Snapshot<SavedFunction>,
         pool: &PoolConfig,
-        guests: Interrupters,
-        budget: &Budget,
+        shared: &Shared,
     ) -> Result<Arc<Self>, Error> {
-        let snapshot: Snapshot<SavedFunction> = store.open_newest(name)?;
+        let reference = SnapshotRef {
+            function: snapshot.manifest.function.clone(),
+            id: snapshot.id,
+        };
+        let Shared {
+            guests,
+            budget,
+            damages,
+        } = shared.clone();
+        damages.check(&reference)?;
         snapshot.state.vm.check(Host::open()?.profile())?;
         let config = FunctionConfig::stored(&snapshot.manifest)?;
         if let Some(error) = &snapshot.working_set_error {
-            tracing::warn!(function = %name, %error, "the working set is unusable and is recorded again");
+            tracing::warn!(snapshot = %reference, %error, "the working set is unusable and is recorded again");
         }
 
-        let memory = Arc::new(snapshot.memory);
-        let data: Arc<[_]> = memory.data().into();
-        let data_bytes = memory.data_pages() * dormouse_snapshot::PAGE_BYTES as u64;
-        let is_resident = data_bytes <= RESIDENT_LIMIT_BYTES;
-        let charge = budget
-            .try_charge(if is_resident { data_bytes } else { 0 })
-            .ok_or_else(|| Error::over_budget(name, data_bytes, budget.limit_bytes()))?;
-        let source = if is_resident {
-            Source::shared(Arc::new(memory.load(true)?), memory.pages(), data)?
-        } else {
-            let file = Arc::clone(&memory);
-            let read = move |page: u64, buffer: &mut [u8]| {
-                file.read_verified(page, buffer)
-                    .map_err(std::io::Error::other)
-            };
-            Source::not_local(memory.pages(), data, Arc::new(read))?
-        };
+        let Loaded {
+            memory,
+            source,
+            charge,
+        } = Loaded::new(snapshot.memory, &reference, pool.verify, shared)?;
         let learning = Learning::new(
             &source,
             config.paging.unwrap_or_default(),
@@ -124,12 +123,12 @@ impl Function {
             .table_pages(|page, bytes| memory.read_verified(page, bytes))?;
         let namer = namer(
             store.clone(),
-            name.clone(),
-            snapshot.id,
+            reference.clone(),
             snapshot.state.vm.load_address(),
         );
         let function = Arc::new(Self {
-            name: name.clone(),
+            name: reference.function.clone(),
+            reference: reference.clone(),
             store: store.clone(),
             manifest: snapshot.manifest,
             permits: Arc::new(Semaphore::new(config.concurrency)),
@@ -146,16 +145,46 @@ impl Function {
             instances_ahead: pool.shells_ahead,
             rolls_back: pool.rolls_back,
             guests,
-            budget: budget.clone(),
-            _charge: charge,
             staged: Mutex::new(budget.empty()),
+            budget,
+            damages,
+            _charge: charge,
             peak_bytes: AtomicU64::new(FIRST_RUN_BYTES),
             waiting: AtomicUsize::new(0),
             running: Arc::default(),
             counters: Counters::default(),
         });
+        if pool.verify == Verify::Background {
+            let found = Arc::downgrade(&function);
+            let end_idle = move || {
+                if let Some(function) = found.upgrade() {
+                    lock(&function.idle).clear();
+                }
+            };
+            let damages = function.damages.clone();
+            loading::verify_later(
+                &function.memory,
+                &function.source,
+                &reference,
+                damages,
+                end_idle,
+            );
+        }
         function.refill();
         Ok(function)
+    }
+
+    /// Refuses, once the snapshot was found to be damaged.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub(crate) fn check_undamaged(&self) -> Result<(), Error> {
+        self.damages.check(&self.reference)
+    }
+
+    /// The snapshot that this is made of.
+    pub(crate) fn reference(&self) -> &SnapshotRef {
+        &self.reference
     }
 
     pub(crate) fn name(&self) -> &FunctionName {
@@ -434,25 +463,4 @@ impl ClonesRollback<'_> {
             most_copied_pages: self.most_pages,
         }
     }
-}
-
-/// Names addresses by the stored image's symbols, which are read when the first name is asked for.
-fn namer(
-    store: Store,
-    name: FunctionName,
-    id: dormouse_snapshot::SnapshotId,
-    load_address: u64,
-) -> Namer {
-    let symbols: OnceLock<Symbols> = OnceLock::new();
-    Arc::new(move |address| {
-        let symbols = symbols.get_or_init(|| {
-            let snapshot = store.open_id::<SavedFunction>(&name, &id).ok();
-            let file = snapshot.and_then(|snapshot| snapshot.image().ok());
-            let image = file.and_then(|file| GuestImage::parse(&file).ok());
-            image
-                .map(|image| image.symbols(load_address))
-                .unwrap_or_default()
-        });
-        symbols.name(address)
-    })
 }

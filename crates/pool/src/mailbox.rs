@@ -156,6 +156,33 @@ impl MailboxState {
         page[..HEADER_BYTES].copy_from_slice(&header.encode());
         vm.write_virtual(self.address, &page[..used])
     }
+
+    /// Takes `request`, which was put last, its answer and its random bytes out of the buffers of a
+    /// guest that waits for the next one. What the function keeps in memory of its own stays.
+    ///
+    /// # Errors
+    /// Where the guest's buffers are not all mapped.
+    pub(crate) fn clear(&self, vm: &Vm, request: &Encoded) -> Result<(), dormouse_vmm::Error> {
+        let mut bytes = [0; HEADER_BYTES];
+        vm.read_virtual(self.address, &mut bytes)?;
+        let last = Header::decode(&bytes);
+        let header = Header {
+            magic: last.magic,
+            abi_version: last.abi_version,
+            request_buffer_address: last.request_buffer_address,
+            request_buffer_bytes: last.request_buffer_bytes,
+            kind: Kind::Ready as u32,
+            ..Header::default()
+        };
+        let mut page = [0; MAILBOX_BYTES];
+        page[..HEADER_BYTES].copy_from_slice(&header.encode());
+        vm.write_virtual(self.address, &page)?;
+        let length = request.head.len() + request.body.len();
+        if length > INLINE_BYTES {
+            vm.write_virtual(self.request_buffer, &vec![0; length])?;
+        }
+        Ok(())
+    }
 }
 
 /// Reads what a guest says with the exchange that it just made with the mailbox at `address`.

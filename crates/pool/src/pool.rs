@@ -11,12 +11,15 @@ use tokio::sync::Semaphore;
 use crate::budget::{self, Budget, Charge};
 use crate::catalog::{Catalog, Slot};
 use crate::config::{FunctionConfig, PoolConfig};
+use crate::damage::Damages;
 use crate::deploy::{self, elapsed_us};
 use crate::error::Error;
 use crate::function::Function;
 use crate::interrupters::Interrupters;
+use crate::loading::Shared;
 use crate::message::{Preparation, Start};
 use crate::stats::{Deployed, FunctionInfo, FunctionStats, PoolStats};
+use crate::tasks::{blocking, detached};
 
 /// Functions of one store, ready to be invoked. A cheap handle.
 #[derive(Clone)]
@@ -25,7 +28,7 @@ pub struct Pool {
 }
 
 pub(crate) struct Inner {
-    store: Store,
+    pub(crate) store: Store,
     pub(crate) config: PoolConfig,
     pub(crate) functions: Catalog,
     pub(crate) budget: Budget,
@@ -34,6 +37,7 @@ pub(crate) struct Inner {
     boots_at_once: usize,
     pub(crate) permits: Arc<Semaphore>,
     guests: Interrupters,
+    damages: Damages,
     draining: AtomicBool,
 }
 
@@ -42,26 +46,6 @@ impl std::fmt::Debug for Pool {
         f.debug_struct("Pool")
             .field("store", &self.inner.store)
             .finish_non_exhaustive()
-    }
-}
-
-/// Runs blocking work off the async threads.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(panic) => Err(Error::internal("running blocking work")(panic.into())),
-    }
-}
-
-/// Does work to its end, also where the caller stops waiting for it.
-async fn detached<T: Send + 'static>(
-    work: impl Future<Output = Result<T, Error>> + Send + 'static,
-) -> Result<T, Error> {
-    match tokio::spawn(work).await {
-        Ok(result) => result,
-        Err(panic) => Err(Error::internal("running a task")(panic.into())),
     }
 }
 
@@ -78,6 +62,7 @@ impl Pool {
             boots_at_once,
             permits: Arc::new(Semaphore::new(config.max_concurrency)),
             guests: Interrupters::default(),
+            damages: Damages::default(),
             budget: Budget::new(
                 config
                     .memory_budget_bytes
@@ -234,14 +219,28 @@ impl Pool {
 
     async fn open_newest(&self, name: &FunctionName) -> Result<Arc<Function>, Error> {
         let (store, config) = (self.inner.store.clone(), self.inner.config.clone());
-        let (wanted, guests) = (name.clone(), self.inner.guests.clone());
-        let budget = self.inner.budget.clone();
-        blocking(move || Function::open(&store, &wanted, &config, guests, &budget)).await
+        let (wanted, shared) = (name.clone(), self.shared());
+        blocking(move || Function::open(&store, store.open_newest(&wanted)?, &config, &shared))
+            .await
+    }
+
+    /// What every function of this pool has a part in.
+    pub(crate) fn shared(&self) -> Shared {
+        Shared {
+            guests: self.inner.guests.clone(),
+            budget: self.inner.budget.clone(),
+            damages: self.inner.damages.clone(),
+        }
     }
 
     /// Opens the newest snapshot, if the function is not open. For the holder of the gate.
-    async fn load(&self, name: &FunctionName, slot: &Slot) -> Result<Arc<Function>, Error> {
+    pub(crate) async fn load(
+        &self,
+        name: &FunctionName,
+        slot: &Slot,
+    ) -> Result<Arc<Function>, Error> {
         if let Some(function) = slot.opened() {
+            function.check_undamaged()?;
             return Ok(function);
         }
         let function = match self.open_newest(name).await {
@@ -400,7 +399,7 @@ impl Pool {
     }
 
     /// Refuses names that nothing is stored under, before anything is kept for them.
-    async fn must_be_stored(&self, name: &FunctionName) -> Result<(), Error> {
+    pub(crate) async fn must_be_stored(&self, name: &FunctionName) -> Result<(), Error> {
         let (store, name) = (self.inner.store.clone(), name.clone());
         blocking(move || match store.manifest(&name) {
             Err(error @ dormouse_snapshot::Error::UnknownFunction { .. }) => Err(error.into()),
@@ -478,6 +477,7 @@ impl Pool {
                 .sum(),
             memory_budget_bytes: self.inner.budget.limit_bytes(),
             memory_held_bytes: self.inner.budget.held_bytes(),
+            damaged_snapshots: self.inner.damages.count(),
             functions: stats,
         }
     }

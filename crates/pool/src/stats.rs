@@ -68,6 +68,8 @@ pub struct PoolStats {
     pub memory_budget_bytes: u64,
     /// Memory that is held, or reserved for what runs.
     pub memory_held_bytes: u64,
+    /// Snapshots that were found to be damaged since the pool was opened.
+    pub damaged_snapshots: u64,
     /// The functions in use, by name.
     pub functions: Vec<(String, FunctionStats)>,
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use dormouse_snapshot::{
-    Compression, Draft, FunctionName, MemoryDraft, PAGE_BYTES, Snapshot, SnapshotId, Store,
+    Draft, FunctionName, MemoryDraft, PAGE_BYTES, Snapshot, SnapshotId, Store,
 };
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -140,6 +140,8 @@ pub fn tune(
 /// Writes a way of paging into the manifest of the newest snapshot of `name`: publishes the same
 /// snapshot again, with that in its configuration, since nothing is ever changed in place.
 ///
+/// A layer stays one on the same parent, unless that is gone.
+///
 /// # Errors
 /// [`Error::UnknownFunction`], [`Error::Store`].
 pub fn set_paging(store: &Store, name: &str, paging: Paging) -> Result<SnapshotId, Error> {
@@ -156,6 +158,9 @@ pub fn set_paging(store: &Store, name: &str, paging: Paging) -> Result<SnapshotI
         read.map_err(std::io::Error::other)
     };
     let image = snapshot.image()?;
+    let stored = store.snapshots()?;
+    let parent = snapshot.manifest.layer.as_ref().map(|layer| &layer.parent);
+    let parent = parent.filter(|parent| stored.contains(parent)).cloned();
     let draft = Draft {
         created_unix_ms: snapshot.manifest.created_unix_ms,
         host: snapshot.manifest.host.clone(),
@@ -168,8 +173,8 @@ pub fn set_paging(store: &Store, name: &str, paging: Paging) -> Result<SnapshotI
             read: &mut read,
         },
         image: &image,
-        parent: None,
-        compression: Compression::None,
+        parent,
+        compression: config.compression,
     };
     let id = store.publish(&name, draft)?;
     if let Some(set) = &snapshot.working_set {

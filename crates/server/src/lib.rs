@@ -24,6 +24,7 @@ mod options;
 mod problem;
 mod routes;
 mod serve;
+mod warm;
 
 pub use app::{App, Limits};
 pub use options::{OptionError, bytes_from_text, config_from_options, query_from_config};

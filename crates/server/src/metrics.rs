@@ -184,6 +184,13 @@ impl Collector for PoolCollector {
             let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
         }
+        let damaged = ConstCounter::new(stats.damaged_snapshots);
+        damaged.encode(encoder.encode_descriptor(
+            "damaged_snapshots",
+            "Snapshots that were found to be damaged",
+            None,
+            damaged.metric_type(),
+        )?)?;
         for (name, help, read) in FUNCTION_COUNTERS {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             for (function, stats) in &stats.functions {

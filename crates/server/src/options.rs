@@ -56,6 +56,7 @@ pub fn config_from_options<N: AsRef<str>, V: AsRef<str>>(
                     .map_err(|_| wrong(name, "it is too large".into()))?;
             }
             "paging" => config.paging = Some(value.parse().map_err(|e| wrong(name, e))?),
+            "compress" => config.compression = value.parse().map_err(|e| wrong(name, e))?,
             "base" => config.base = Some(address(name, value)?),
             "arg" => config.args.push(value.to_owned()),
             "env" => {
@@ -69,7 +70,7 @@ pub fn config_from_options<N: AsRef<str>, V: AsRef<str>>(
                 return Err(wrong(
                     unknown,
                     "there is no such option; the options are memory, timeout_ms, \
-                     init_timeout_ms, concurrency, paging, base, arg, env and config"
+                     init_timeout_ms, concurrency, paging, compress, base, arg, env and config"
                         .into(),
                 ));
             }
@@ -156,6 +157,7 @@ mod tests {
             ("init_timeout_ms", "9000"),
             ("concurrency", "3"),
             ("paging", "staged"),
+            ("compress", "zstd"),
             ("base", "0x11200000"),
             ("arg", "--fast"),
             ("arg", ""),
@@ -170,6 +172,7 @@ mod tests {
                 init_timeout_ms: 9000,
                 concurrency: 3,
                 paging: Some(Paging::Staged),
+                compression: "zstd".parse().unwrap(),
                 base: Some(0x1120_0000),
                 args: vec!["--fast".into(), String::new()],
                 env: vec![("A".into(), "1=2".into())],
@@ -203,6 +206,7 @@ mod tests {
             ("timeout_ms", "1s"),
             ("concurrency", "many"),
             ("paging", "magic"),
+            ("compress", "gzip"),
             ("base", "0xZZ"),
             ("base", "0x+1"),
             ("env", "NAME"),

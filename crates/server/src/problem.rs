@@ -80,6 +80,7 @@ error_codes! {
     BadImage "bad-image" BAD_REQUEST "The image cannot be used";
     StartRefused "start-refused" FORBIDDEN "The start may not be chosen";
     UnknownFunction "unknown-function" NOT_FOUND "No such function";
+    UnknownSnapshot "unknown-snapshot" NOT_FOUND "No such snapshot";
     UnknownRoute "unknown-route" NOT_FOUND "No such route";
     MethodNotAllowed "method-not-allowed" METHOD_NOT_ALLOWED "The route has no such method";
     RequestTimeout "request-timeout" REQUEST_TIMEOUT "The request came too slowly";
@@ -97,6 +98,7 @@ error_codes! {
     FunctionError "function-error" BAD_GATEWAY "The function reported an error";
     BadAnswer "bad-answer" BAD_GATEWAY "The function's answer is not acceptable";
     FunctionTimeout "function-timeout" GATEWAY_TIMEOUT "The function did not answer in time";
+    WarmFailed "warm-failed" BAD_GATEWAY "The function failed while it was warmed";
     InitFailed "init-failed" BAD_GATEWAY "The function failed while it started";
     InitTimeout "init-timeout" GATEWAY_TIMEOUT "The function was not ready in time";
     StoreFailed "store-failed" INTERNAL_SERVER_ERROR "The snapshot store failed";
@@ -214,6 +216,7 @@ impl From<Error> for ApiError {
         let detail = sentence(&error);
         match error {
             Error::UnknownFunction { .. } => Self::new(ErrorCode::UnknownFunction, detail),
+            Error::UnknownSnapshot { .. } => Self::new(ErrorCode::UnknownSnapshot, detail),
             Error::BadOption { option: "name", .. } => Self::new(ErrorCode::BadName, detail),
             Error::BadOption { .. } => Self::new(ErrorCode::BadOption, detail),
             Error::BadImage { .. } => Self::new(ErrorCode::BadImage, detail),
@@ -228,6 +231,10 @@ impl From<Error> for ApiError {
                     ..Self::new(code, detail)
                 }
             }
+            Error::Warming { console, .. } => Self {
+                console: end_of(&console).to_owned(),
+                ..Self::new(ErrorCode::WarmFailed, detail)
+            },
             Error::RequestTooLarge { what: "head", .. } => {
                 Self::new(ErrorCode::HeadTooLarge, detail)
             }

@@ -4,9 +4,9 @@ use axum::Router;
 use axum::extract::Request;
 use axum::handler::Handler;
 use axum::middleware;
-use axum::routing::{MethodRouter, any, delete, get, put};
+use axum::routing::{MethodRouter, any, delete, get, post, put};
 
-use crate::{ApiError, App, ErrorCode, body, envelope, functions, invoke};
+use crate::{ApiError, App, ErrorCode, body, envelope, functions, invoke, warm};
 
 /// The method of a [`Route`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub enum Verb {
     Get,
     /// `PUT`
     Put,
+    /// `POST`
+    Post,
     /// `DELETE`
     Delete,
     /// Every method, also such as have no name in HTTP.
@@ -30,6 +32,7 @@ impl Verb {
         match self {
             Self::Get => get(handler),
             Self::Put => put(handler),
+            Self::Post => post(handler),
             Self::Delete => delete(handler),
             Self::Any => any(handler),
         }
@@ -62,6 +65,9 @@ pub const ROUTES: &[Route] = &[
     route(Verb::Put, FUNCTION, |v| v.to(functions::deploy)),
     route(Verb::Get, FUNCTION, |v| v.to(functions::show)),
     route(Verb::Delete, FUNCTION, |v| v.to(functions::remove)),
+    route(Verb::Post, "/v1/functions/{name}/warm", |v| {
+        v.to(warm::warm)
+    }),
     route(Verb::Any, "/v1/functions/{name}/invoke", |v| {
         v.to(invoke::invoke)
     }),

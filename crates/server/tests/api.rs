@@ -51,6 +51,29 @@ async fn ask(method: &str, path: &str, body: impl Into<Body>) -> Reply {
 }
 
 #[tokio::test]
+async fn what_cannot_be_warmed_is_refused_before_anything_runs() {
+    for (query, status, code) in [
+        ("", 400, "bad-option"),
+        ("?runs=0", 400, "bad-option"),
+        ("?runs=10001", 400, "bad-option"),
+        ("?runs=1&path=a", 400, "bad-option"),
+        ("?runs=1&faster=1", 400, "bad-option"),
+        ("?runs=1&from=A", 400, "bad-name"),
+        ("?runs=1&from=f@7", 400, "bad-option"),
+        ("?runs=1", 404, "unknown-function"),
+        ("?runs=1&from=f", 404, "unknown-function"),
+    ] {
+        let reply = ask("POST", &format!("/v1/functions/f/warm{query}"), "body").await;
+        assert_eq!(
+            (reply.status.as_u16(), &*reply.problem()),
+            (status, code),
+            "{query}"
+        );
+    }
+    assert_eq!(ask("GET", "/v1/functions/f/warm", "").await.status, 405);
+}
+
+#[tokio::test]
 async fn an_empty_store_has_no_functions() {
     let reply = ask("GET", "/v1/functions", "").await;
     assert_eq!(reply.status, 200);

@@ -39,6 +39,7 @@ fn the_document_has_the_routers_routes_and_no_others() {
         let methods: &[&str] = match route.verb {
             Verb::Get => &["get"],
             Verb::Put => &["put"],
+            Verb::Post => &["post"],
             Verb::Delete => &["delete"],
             Verb::Any => &METHODS,
         };
@@ -120,7 +121,7 @@ fn assert_fits(schema: &jsonschema::Validator, value: &Value, name: &str) {
 #[test]
 fn examples_fit_their_schemas() {
     let document = openapi();
-    for name in ["FunctionInfo", "FunctionList", "Deployed"] {
+    for name in ["FunctionInfo", "FunctionList", "Deployed", "Warmed"] {
         let example = &document["components"]["examples"][name]["value"];
         assert_fits(&schema(name), example, name);
     }
