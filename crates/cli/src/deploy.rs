@@ -9,6 +9,7 @@ use bytes::Bytes;
 use clap::Args;
 use dormouse_pool::{FunctionConfig, Paging};
 use dormouse_server::{bytes_from_text, config_from_options, query_from_config};
+use dormouse_snapshot::Compression;
 use serde_json::Value;
 
 use crate::api::{Api, Place, function_path};
@@ -27,6 +28,13 @@ pub(crate) struct DeployArgs {
     /// The Hermit image
     image: PathBuf,
 
+    #[command(flatten)]
+    options: DeployOptions,
+}
+
+/// How a function is deployed.
+#[derive(Debug, Args)]
+pub(crate) struct DeployOptions {
     #[command(flatten)]
     guest: GuestArgs,
 
@@ -47,12 +55,16 @@ pub(crate) struct DeployArgs {
     #[arg(long, value_name = "HOW")]
     paging: Option<Paging>,
 
+    /// How the snapshot's pages are stored that the store does not have yet: none or zstd
+    #[arg(long, value_name = "HOW", default_value_t)]
+    compress: Compression,
+
     /// How the result is printed
     #[arg(long, value_enum, default_value_t = Format::Table)]
-    format: Format,
+    pub(crate) format: Format,
 
     #[command(flatten)]
-    place: Place,
+    pub(crate) place: Place,
 
     /// Arguments of the function's `main`
     #[arg(last = true, value_name = "ARGS")]
@@ -93,29 +105,36 @@ impl GuestArgs {
 
 /// Runs the command.
 pub(crate) async fn deploy(args: &DeployArgs) -> Result<()> {
-    let image = read_file(&args.image)?;
-    let config = FunctionConfig {
-        timeout_ms: millis(args.timeout),
-        init_timeout_ms: millis(args.init_timeout),
-        concurrency: args.concurrency,
-        paging: args.paging,
-        ..args.guest.config(&args.args)?
-    };
-    let api = Api::open(&args.place)?;
-    let path = format!(
-        "{}?{}",
-        function_path(&args.name),
-        query_from_config(&config)
-    );
+    let api = Api::open(&args.options.place)?;
+    let deployed = publish(&api, &args.name, &args.image, &args.options).await;
+    api.close().await;
+    report(&deployed?, args.options.format)
+}
 
-    let step = Step::begin(&format!("booting and snapshotting {}", args.name));
+/// Boots `image` and publishes it as `name`. Returns what the API says.
+pub(crate) async fn publish(
+    api: &Api,
+    name: &str,
+    image: &Path,
+    options: &DeployOptions,
+) -> Result<Value> {
+    let image = read_file(image)?;
+    let config = FunctionConfig {
+        timeout_ms: millis(options.timeout),
+        init_timeout_ms: millis(options.init_timeout),
+        concurrency: options.concurrency,
+        paging: options.paging,
+        compression: options.compress,
+        ..options.guest.config(&options.args)?
+    };
+    let path = format!("{}?{}", function_path(name), query_from_config(&config));
+    let step = Step::begin(&format!("booting and snapshotting {name}"));
     let result = api.json(Method::PUT, &path, image).await;
     match &result {
         Ok(_) => step.done(),
         Err(_) => step.failed(),
     }
-    api.close().await;
-    report(&result?, args.format)
+    result
 }
 
 /// Reads a whole file of the user's.
@@ -129,7 +148,17 @@ pub(crate) fn read_file(path: &Path) -> Result<Bytes> {
     })
 }
 
-fn report(deployed: &Value, format: Format) -> Result<()> {
+/// Says and prints what a deployment came to.
+pub(crate) fn report(deployed: &Value, format: Format) -> Result<()> {
+    tell(deployed)?;
+    match format {
+        Format::Json => output::json(deployed),
+        Format::Table => output::functions(&[Function::from_json(&deployed["function"])?]),
+    }
+}
+
+/// Says what a deployment came to.
+pub(crate) fn tell(deployed: &Value) -> Result<()> {
     let function = Function::from_json(&deployed["function"])?;
     let ms = |name: &str| deployed[name].as_u64().unwrap_or_default() as f64 / 1e3;
     if deployed["created"].as_bool() == Some(true) {
@@ -145,10 +174,7 @@ fn report(deployed: &Value, format: Format) -> Result<()> {
             function.name
         );
     }
-    match format {
-        Format::Json => output::json(deployed),
-        Format::Table => output::functions(&[function]),
-    }
+    Ok(())
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -40,6 +40,13 @@ impl Step {
         }
     }
 
+    /// Says what the step does now, where somebody watches.
+    pub(crate) fn detail(&self, detail: &str) {
+        if let Some(spinner) = &self.spinner {
+            spinner.set_message(format!("{}: {detail}", self.what));
+        }
+    }
+
     /// Says that the step succeeded, where it took long enough to matter.
     pub(crate) fn done(self) {
         let seconds = self.started.elapsed().as_secs_f64();

@@ -1,5 +1,7 @@
 //! `dormouse snapshot`: what is in the store, a verb a file.
 
+mod create;
+mod flatten;
 mod gc;
 mod inspect;
 mod ls;
@@ -7,19 +9,19 @@ mod reference;
 mod rm;
 mod tag;
 mod tune;
+mod verify;
 
 use anyhow::Result;
 use clap::Subcommand;
 
-use crate::deploy::{DeployArgs, deploy};
-
-/// Makes, lists, inspects, tunes, tags and removes snapshots
+/// Makes, lists, inspects, verifies, flattens, tunes, tags and removes snapshots
 #[derive(Debug, Subcommand)]
 pub(crate) enum SnapshotCommand {
-    /// Boots an image and publishes its snapshot; the same as `dormouse deploy`
-    Create(DeployArgs),
+    Create(create::CreateArgs),
     Ls(ls::LsArgs),
     Inspect(inspect::InspectArgs),
+    Verify(verify::VerifyArgs),
+    Flatten(flatten::FlattenArgs),
     Tune(tune::TuneArgs),
     Tag(tag::TagArgs),
     Rm(rm::RmArgs),
@@ -29,9 +31,11 @@ pub(crate) enum SnapshotCommand {
 /// Runs the command.
 pub(crate) async fn snapshot(command: &SnapshotCommand) -> Result<()> {
     match command {
-        SnapshotCommand::Create(args) => deploy(args).await,
+        SnapshotCommand::Create(args) => create::create(args).await,
         SnapshotCommand::Ls(args) => ls::list(args).await,
         SnapshotCommand::Inspect(args) => inspect::inspect(args).await,
+        SnapshotCommand::Verify(args) => verify::verify(args),
+        SnapshotCommand::Flatten(args) => flatten::flatten(args),
         SnapshotCommand::Tune(args) => tune::tune(args),
         SnapshotCommand::Tag(args) => tag::tag(args),
         SnapshotCommand::Rm(args) => rm::remove(args).await,
