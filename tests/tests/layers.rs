@@ -37,10 +37,6 @@ fn flip_a_byte(file: &Path) {
     fs::set_permissions(file, fs::Permissions::from_mode(0o400)).expect("a file of ours");
 }
 
-fn json(stdout: &[u8]) -> Value {
-    serde_json::from_slice(stdout).expect("JSON")
-}
-
 #[track_caller]
 fn had_to_sort(client: &Client, function: &str) -> bool {
     let answer = client.invoke(function, "/letter?is=b").ok().json();
@@ -60,15 +56,8 @@ fn a_warmed_function_is_a_small_layer_that_can_be_flattened_and_verified() {
     let file = wordfreq.to_str().expect("a path of text");
     let _ = dormouse.run(&["snapshot", "create", "wordfreq", file]).ok();
     let warm = ["snapshot", "create", "warm", "--from", "wordfreq"];
-    let how = [
-        "--warm",
-        "2",
-        "--warm-path",
-        "/letter?is=b",
-        "--format",
-        "json",
-    ];
-    let warmed = json(&dormouse.run(&[&warm[..], &how[..]].concat()).ok());
+    let how = ["--warm", "2", "--warm-path", "/letter?is=b"];
+    let warmed = dormouse.json(&[&warm[..], &how[..]].concat());
     assert_eq!(warmed["runs"], 2);
     let parent = warmed["parent"].as_str().expect("a name");
     assert!(parent.starts_with("wordfreq@"), "{parent}");
@@ -84,12 +73,7 @@ fn a_warmed_function_is_a_small_layer_that_can_be_flattened_and_verified() {
         assert!(!had_to_sort(server.client(), "warm"));
     }
 
-    let flatten = ["snapshot", "flatten", "warm", "--compress", "zstd"];
-    let flattened = json(
-        &dormouse
-            .run(&[&flatten[..], &["--format", "json"]].concat())
-            .ok(),
-    );
+    let flattened = dormouse.json(&["snapshot", "flatten", "warm", "--compress", "zstd"]);
     assert_eq!(flattened["compression"], "zstd");
     let snapshot = flattened["snapshot"].as_str().expect("a name");
     let id = snapshot.strip_prefix("warm@").expect("of this function");
@@ -101,17 +85,16 @@ fn a_warmed_function_is_a_small_layer_that_can_be_flattened_and_verified() {
     let elsewhere = Server::over(folder.path()).expect("guests run here");
     assert!(!had_to_sort(elsewhere.client(), "warm"));
 
-    let verify = ["snapshot", "verify", "--all", "--format", "json"];
-    let good = json(&dormouse.run(&verify).ok());
+    let good = dormouse.json(&["snapshot", "verify", "--all"]);
     assert_eq!(
         (&good["good"], &good["bad"]),
         (&3.into(), &Value::Array(vec![]))
     );
     let spoiled = packs(folder.path(), "wordfreq").remove(0);
     flip_a_byte(&spoiled);
-    let ended = dormouse.run(&verify);
+    let ended = dormouse.run(&["snapshot", "verify", "--all", "--format", "json"]);
     assert_eq!(ended.code, 65, "{}", ended.stderr);
-    let found = json(&ended.stdout);
+    let found: Value = serde_json::from_slice(&ended.stdout).expect("JSON");
     let bad = found["bad"].as_array().expect("a list");
     assert_eq!((&found["good"], bad.len()), (&2.into(), 1), "{found}");
     assert_eq!(bad[0]["snapshot"], parent);

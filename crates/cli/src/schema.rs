@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::doctor;
 use crate::exit::{Exit, Failed};
 use crate::output;
+use crate::snapshot;
 
 /// What is deployed is described where the HTTP API is.
 const API: &str = include_str!("../../../api/openapi.yaml");
@@ -18,6 +19,8 @@ const DRAFT: &str = "https://json-schema.org/draft/2020-12/schema";
 enum Source {
     /// A schema of this name in the API's document.
     Api(&'static str),
+    /// One of several there.
+    ApiOneOf(&'static [&'static str]),
     /// A list of these.
     ApiList(&'static str),
     /// The types that are printed.
@@ -26,7 +29,7 @@ enum Source {
     File(&'static str),
 }
 
-use Source::{Api, ApiList, File, Types};
+use Source::{Api, ApiList, ApiOneOf, File, Types};
 
 /// Every command that prints JSON.
 const COMMANDS: &[(&str, Source)] = &[
@@ -46,10 +49,18 @@ const COMMANDS: &[(&str, Source)] = &[
     ),
     ("deploy", Api("Deployed")),
     ("doctor", Types(|| schema_for!(doctor::Findings))),
-    ("snapshot create", Api("Deployed")),
+    ("snapshot create", ApiOneOf(&["Deployed", "Warmed"])),
+    (
+        "snapshot flatten",
+        Types(|| schema_for!(snapshot::Flattened)),
+    ),
     ("snapshot inspect", Api("FunctionInfo")),
     ("snapshot ls", ApiList("FunctionInfo")),
     ("snapshot tune", Types(|| schema_for!(dormouse_pool::Tuned))),
+    (
+        "snapshot verify",
+        Types(|| schema_for!(snapshot::Verification)),
+    ),
 ];
 
 /// Prints the JSON Schema (draft 2020-12) of what a command prints with `--format json`
@@ -84,6 +95,10 @@ impl Source {
         let reference = |name: &str| json!({ "$ref": format!("#/components/schemas/{name}") });
         match self {
             Api(name) => with_components(reference(name)),
+            ApiOneOf(names) => {
+                let names: Vec<_> = names.iter().map(|name| reference(name)).collect();
+                with_components(json!({ "oneOf": names }))
+            }
             ApiList(name) => with_components(json!({ "type": "array", "items": reference(name) })),
             Types(schema) => Ok(schema().to_value()),
             File(text) => serde_json::from_str(text).context("a schema of this build is no JSON"),

@@ -53,6 +53,28 @@ fn the_command_line_is_checked() {
         &["NAME=VALUE"],
     );
     fails(&["deploy", "a/b", "text"], 2, &["a/b"]);
+    fails(
+        &["deploy", "f", "text", "--compress", "gzip"],
+        2,
+        &["none and zstd"],
+    );
+    fails(&["serve", "--verify", "never"], 2, &["background"]);
+    fails(&["snapshot", "create", "f"], 2, &["<IMAGE>"]);
+    fails(&["snapshot", "create", "f", "--from", "g"], 2, &["--warm"]);
+    fails(
+        &["snapshot", "create", "f", "text", "--warm", "0"],
+        2,
+        &["1..=10000"],
+    );
+    fails(
+        &[
+            "snapshot", "create", "f", "--from", "g", "--warm", "1", "--memory", "64MiB",
+        ],
+        2,
+        &["--memory"],
+    );
+    fails(&["snapshot", "verify"], 2, &["--all"]);
+    fails(&["snapshot", "flatten", "f@7"], 2, &["00000007-"]);
     fails(&["invoke", "f", "--path", "a b"], 2, &["%XX"]);
     fails(&["bench", "engine"], 2, &["xtask functions", "--images"]);
     fails(

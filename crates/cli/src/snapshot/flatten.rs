@@ -37,7 +37,7 @@ pub(crate) struct FlattenArgs {
 
 /// What flattening came to.
 #[derive(Debug, Serialize, JsonSchema)]
-struct Flattened {
+pub(crate) struct Flattened {
     /// What was flattened, as `name@id`.
     from: String,
     /// The new snapshot, as `name@id`.

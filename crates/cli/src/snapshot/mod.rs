@@ -14,6 +14,9 @@ mod verify;
 use anyhow::Result;
 use clap::Subcommand;
 
+pub(crate) use flatten::Flattened;
+pub(crate) use verify::Verification;
+
 /// Makes, lists, inspects, verifies, flattens, tunes, tags and removes snapshots
 #[derive(Debug, Subcommand)]
 pub(crate) enum SnapshotCommand {

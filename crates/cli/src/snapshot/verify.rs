@@ -38,7 +38,7 @@ pub(crate) struct VerifyArgs {
 
 /// What a verification has found.
 #[derive(Debug, Serialize, JsonSchema)]
-struct Verification {
+pub(crate) struct Verification {
     /// Snapshots that are good.
     good: u64,
     /// Blocks of pages that were read and are good, each once.
