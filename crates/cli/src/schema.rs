@@ -2,7 +2,8 @@
 
 use anyhow::{Context, Result};
 use clap::Args;
-use schemars::{Schema, schema_for};
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, Schema};
 use serde_json::{Value, json};
 
 use crate::doctor;
@@ -19,48 +20,48 @@ const DRAFT: &str = "https://json-schema.org/draft/2020-12/schema";
 enum Source {
     /// A schema of this name in the API's document.
     Api(&'static str),
-    /// One of several there.
-    ApiOneOf(&'static [&'static str]),
     /// A list of these.
     ApiList(&'static str),
     /// The types that are printed.
     Types(fn() -> Schema),
     /// A file of its own.
     File(&'static str),
+    /// One of these, as the command's options say.
+    AnyOf(&'static [Source]),
 }
 
-use Source::{Api, ApiList, ApiOneOf, File, Types};
+use Source::{AnyOf, Api, ApiList, File, Types};
 
 /// Every command that prints JSON.
 const COMMANDS: &[(&str, Source)] = &[
     (
         "bench compare",
-        Types(|| schema_for!(dormouse_load::compare::Comparison)),
+        Types(types::<dormouse_load::compare::Comparison>),
     ),
-    (
-        "bench engine",
-        Types(|| schema_for!(dormouse_benches::Record)),
-    ),
+    ("bench engine", Types(types::<dormouse_benches::Record>)),
     ("bench load", File(dormouse_load::RECORD_SCHEMA)),
     ("bench report", File(dormouse_load::RECORD_SCHEMA)),
     (
         "bench sizes",
-        Types(|| schema_for!(dormouse_benches::sizes::Sizes)),
+        Types(types::<dormouse_benches::sizes::Sizes>),
     ),
     ("deploy", Api("Deployed")),
-    ("doctor", Types(|| schema_for!(doctor::Findings))),
-    ("snapshot create", ApiOneOf(&["Deployed", "Warmed"])),
-    (
-        "snapshot flatten",
-        Types(|| schema_for!(snapshot::Flattened)),
-    ),
+    ("doctor", Types(types::<doctor::Findings>)),
+    ("snapshot create", AnyOf(&[Api("Deployed"), Api("Warmed")])),
+    ("snapshot flatten", Types(types::<snapshot::Flattened>)),
+    ("snapshot gc", Types(types::<snapshot::Collected>)),
     ("snapshot inspect", Api("FunctionInfo")),
-    ("snapshot ls", ApiList("FunctionInfo")),
-    ("snapshot tune", Types(|| schema_for!(dormouse_pool::Tuned))),
     (
-        "snapshot verify",
-        Types(|| schema_for!(snapshot::Verification)),
+        "snapshot ls",
+        AnyOf(&[
+            ApiList("FunctionInfo"),
+            Types(types::<Vec<snapshot::HistoryRow>>),
+        ]),
     ),
+    ("snapshot rm", Types(types::<snapshot::Gone>)),
+    ("snapshot tag", Types(types::<snapshot::Tagged>)),
+    ("snapshot tune", Types(types::<dormouse_pool::Tuned>)),
+    ("snapshot verify", Types(types::<snapshot::Verification>)),
 ];
 
 /// Prints the JSON Schema (draft 2020-12) of what a command prints with `--format json`
@@ -92,27 +93,47 @@ fn names() -> Vec<&'static str> {
 
 impl Source {
     fn schema(&self) -> Result<Value> {
+        let mut schema = self.part()?;
+        schema["$schema"] = DRAFT.into();
+        if self.refers_to_api() {
+            let document: Value = serde_saphyr::from_str(API)
+                .context("the API's document of this build is no YAML")?;
+            schema["components"] = json!({ "schemas": document["components"]["schemas"] });
+        }
+        Ok(schema)
+    }
+
+    /// The schema as it may stand in another one.
+    fn part(&self) -> Result<Value> {
         let reference = |name: &str| json!({ "$ref": format!("#/components/schemas/{name}") });
         match self {
-            Api(name) => with_components(reference(name)),
-            ApiOneOf(names) => {
-                let names: Vec<_> = names.iter().map(|name| reference(name)).collect();
-                with_components(json!({ "oneOf": names }))
-            }
-            ApiList(name) => with_components(json!({ "type": "array", "items": reference(name) })),
+            Api(name) => Ok(reference(name)),
+            ApiList(name) => Ok(json!({ "type": "array", "items": reference(name) })),
             Types(schema) => Ok(schema().to_value()),
             File(text) => serde_json::from_str(text).context("a schema of this build is no JSON"),
+            AnyOf(sources) => {
+                let parts = sources.iter().map(Self::part).collect::<Result<Vec<_>>>()?;
+                Ok(json!({ "anyOf": parts }))
+            }
+        }
+    }
+
+    fn refers_to_api(&self) -> bool {
+        match self {
+            Api(_) | ApiList(_) => true,
+            Types(_) | File(_) => false,
+            AnyOf(sources) => sources.iter().any(Self::refers_to_api),
         }
     }
 }
 
-/// `schema`, with the API's schemas that it may refer to.
-fn with_components(mut schema: Value) -> Result<Value> {
-    let document: Value =
-        serde_saphyr::from_str(API).context("the API's document of this build is no YAML")?;
-    schema["$schema"] = DRAFT.into();
-    schema["components"] = json!({ "schemas": document["components"]["schemas"] });
-    Ok(schema)
+/// The schema of a type, without references into itself, so that it may be a part of another.
+fn types<T: JsonSchema>() -> Schema {
+    let settings = SchemaSettings::draft2020_12().with(|settings| {
+        settings.inline_subschemas = true;
+        settings.meta_schema = None;
+    });
+    settings.into_generator().into_root_schema_for::<T>()
 }
 
 #[cfg(test)]

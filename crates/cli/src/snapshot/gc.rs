@@ -46,7 +46,7 @@ pub(crate) struct GcArgs {
 
 /// What was done, or would be.
 #[derive(Debug, Serialize, JsonSchema)]
-pub(super) struct Collected {
+pub(crate) struct Collected {
     /// Whether nothing was changed.
     dry_run: bool,
     /// What was removed, in this order.
@@ -65,7 +65,7 @@ pub(super) struct Collected {
 
 /// One snapshot that was removed.
 #[derive(Debug, Serialize, JsonSchema)]
-pub(super) struct RemovedRow {
+struct RemovedRow {
     /// The snapshot, as NAME@ID.
     snapshot: String,
     /// The limit that it was over: `keep-last`, `max-age` or `max-size`.
@@ -76,7 +76,7 @@ pub(super) struct RemovedRow {
 
 /// One snapshot that was kept over a limit.
 #[derive(Debug, Serialize, JsonSchema)]
-pub(super) struct KeptRow {
+struct KeptRow {
     /// The snapshot, as NAME@ID.
     snapshot: String,
     /// The limit that it is over: `keep-last`, `max-age` or `max-size`.

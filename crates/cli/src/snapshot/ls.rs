@@ -35,7 +35,7 @@ pub(crate) struct LsArgs {
 
 /// One snapshot in a function's history.
 #[derive(Debug, Serialize, JsonSchema)]
-pub(super) struct HistoryRow {
+pub(crate) struct HistoryRow {
     /// The function's name.
     function: String,
     /// The snapshot's id.

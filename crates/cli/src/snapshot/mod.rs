@@ -15,6 +15,10 @@ use anyhow::Result;
 use clap::Subcommand;
 
 pub(crate) use flatten::Flattened;
+pub(crate) use gc::Collected;
+pub(crate) use ls::HistoryRow;
+pub(crate) use rm::Gone;
+pub(crate) use tag::Tagged;
 pub(crate) use verify::Verification;
 
 /// Makes, lists, inspects, verifies, flattens, tunes, tags and removes snapshots

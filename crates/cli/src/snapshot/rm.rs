@@ -5,10 +5,13 @@ use axum::http::Method;
 use bytes::Bytes;
 use clap::Args;
 use dormouse_snapshot::{Error, IfTagged};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::reference::{open_store, resolve};
 use crate::api::{Api, Place, function_path};
 use crate::exit::{Exit, Failed};
+use crate::output::{self, Format};
 
 /// Removes functions with all their snapshots, or single snapshots
 #[derive(Debug, Args)]
@@ -22,8 +25,19 @@ pub(crate) struct RmArgs {
     #[arg(long)]
     force: bool,
 
+    /// How the result is printed; as a table, it is said on stderr only
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    format: Format,
+
     #[command(flatten)]
     place: Place,
+}
+
+/// What was removed.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Gone {
+    /// Functions by their names, and single snapshots as NAME@ID.
+    removed: Vec<String>,
 }
 
 /// Runs the command.
@@ -34,6 +48,9 @@ pub(super) async fn remove(args: &RmArgs) -> Result<()> {
     }
     let api = Api::open(&args.place)?;
     let mut result = Ok(());
+    let mut gone = Gone {
+        removed: Vec::new(),
+    };
     for name in &args.names {
         let removed = if is_reference(name) {
             remove_one(args, name)
@@ -43,7 +60,10 @@ pub(super) async fn remove(args: &RmArgs) -> Result<()> {
             removed.map(|_| name.clone())
         };
         match removed {
-            Ok(removed) => eprintln!("removed {removed}"),
+            Ok(removed) => {
+                eprintln!("removed {removed}");
+                gone.removed.push(removed);
+            }
             Err(error) => {
                 result = Err(error);
                 break;
@@ -51,6 +71,9 @@ pub(super) async fn remove(args: &RmArgs) -> Result<()> {
         }
     }
     api.close().await;
+    if args.format == Format::Json {
+        output::json(&serde_json::to_value(&gone)?)?;
+    }
     result
 }
 

@@ -5,10 +5,13 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::Args;
 use dormouse_snapshot::{Reference, Tag};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::reference::resolve;
 use crate::api::open_store;
 use crate::exit::{Exit, Failed};
+use crate::output::{self, Format};
 
 /// Gives a snapshot a tag, or takes one away
 ///
@@ -28,9 +31,24 @@ pub(crate) struct TagArgs {
     #[arg(long, value_name = "NAME:TAG", conflicts_with_all = ["reference", "tag"])]
     remove: Option<String>,
 
+    /// How the result is printed; as a table, it is said on stderr only
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    format: Format,
+
     /// The store to work on [env: DORMOUSE_STORE] [default: snapshots/store]
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
+}
+
+/// What was done to a tag.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Tagged {
+    /// The tag, as NAME:TAG.
+    tag: String,
+    /// The snapshot that has it now, as NAME@ID; null where it was taken away.
+    snapshot: Option<String>,
+    /// The snapshot that had it before.
+    before: Option<String>,
 }
 
 /// Runs the command.
@@ -43,7 +61,11 @@ pub(super) fn tag(args: &TagArgs) -> Result<()> {
         };
         let id = store.untag(&function, &tag)?;
         eprintln!("{function}@{id} is no longer {function}:{tag}");
-        return Ok(());
+        return args.print(&Tagged {
+            tag: format!("{function}:{tag}"),
+            snapshot: None,
+            before: Some(format!("{function}@{id}")),
+        });
     }
     let (Some(text), Some(tag)) = (&args.reference, &args.tag) else {
         bail!(Failed::new(Exit::Usage, "a snapshot and a tag are needed"));
@@ -56,5 +78,18 @@ pub(super) fn tag(args: &TagArgs) -> Result<()> {
         Some(before) => eprintln!("{snapshot} is {function}:{tag}, which was {before}"),
         None => eprintln!("{snapshot} is {function}:{tag}"),
     }
-    Ok(())
+    args.print(&Tagged {
+        tag: format!("{function}:{tag}"),
+        snapshot: Some(snapshot.to_string()),
+        before: before.map(|id| format!("{function}@{id}")),
+    })
+}
+
+impl TagArgs {
+    fn print(&self, tagged: &Tagged) -> Result<()> {
+        match self.format {
+            Format::Json => output::json(&serde_json::to_value(tagged)?),
+            Format::Table => Ok(()),
+        }
+    }
 }
