@@ -8,7 +8,8 @@
 //! The runs are not rolled back: caches that they fill and code that they bring in are what the layer
 //! is for. Its clones differ from each other as those of any snapshot: the guest wakes up with another
 //! generation and fresh random bytes, since those of the runs are taken out, and the kernel's pool is
-//! made to reseed.
+//! made to reseed. Its hooks for after a restore run for each of the requests, as they do in clones; those
+//! for before the snapshot ran once, when the function was deployed.
 
 use std::sync::Arc;
 use std::time::Instant;
