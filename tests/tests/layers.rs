@@ -107,7 +107,7 @@ fn a_warmed_function_is_a_small_layer_that_can_be_flattened_and_verified() {
     let _ = dormouse.run(&["snapshot", "verify", "warm", snapshot]).ok();
     assert_eq!(dormouse.run(&["snapshot", "verify", "wordfreq"]).code, 65);
     assert_eq!(dormouse.run(&["snapshot", "verify", "nobody"]).code, 66);
-    assert_eq!(dormouse.run(&["snapshot", "verify", "warm@7"]).code, 2);
+    assert_eq!(dormouse.run(&["snapshot", "verify", "warm@x"]).code, 2);
 }
 
 #[test]

@@ -51,10 +51,10 @@ pub enum Error {
         name: String,
     },
     /// The function has no such snapshot.
-    #[error("{snapshot} is no snapshot of this store; list the snapshots to see which there are")]
+    #[error("{reason}")]
     UnknownSnapshot {
-        /// The snapshot that was asked for, as `name@id`.
-        snapshot: String,
+        /// Which, and what to do.
+        reason: String,
     },
     /// An option of a function is out of range.
     #[error("{option} = {value} is not possible: {reason}")]
@@ -242,8 +242,16 @@ impl From<dormouse_snapshot::Error> for Error {
                 value: format!("{id:?}"),
                 reason: "write a name, or name@id as the list of snapshots has it".to_owned(),
             },
-            Store::UnknownSnapshot { function, id, .. } => Self::UnknownSnapshot {
-                snapshot: format!("{function}@{id}"),
+            Store::InvalidTag { .. } => Self::BadOption {
+                option: "snapshot",
+                value: "its tag".to_owned(),
+                reason: error.to_string(),
+            },
+            Store::UnknownSnapshot { .. }
+            | Store::UnknownSequence { .. }
+            | Store::UnknownTag { .. }
+            | Store::DanglingTag { .. } => Self::UnknownSnapshot {
+                reason: error.to_string(),
             },
             other => Self::Store(other),
         }

@@ -107,20 +107,15 @@ impl Pool {
         detached(async move { pool.warm_here(&name, runs, request, from).await }).await
     }
 
-    /// The snapshot that `text` names: `name@id`, or `name` for the newest one.
+    /// The snapshot that `text` names: `name` for the newest one, `name@id`, `name@number` or
+    /// `name:tag`.
     ///
     /// # Errors
-    /// [`Error::BadOption`] where it names none, [`Error::UnknownFunction`], [`Error::Store`].
+    /// [`Error::BadOption`] where it names none, [`Error::UnknownFunction`],
+    /// [`Error::UnknownSnapshot`], [`Error::Store`].
     pub async fn snapshot_ref(&self, text: &str) -> Result<SnapshotRef, Error> {
-        if text.contains('@') {
-            return Ok(text.parse()?);
-        }
-        let (store, function) = (self.inner.store.clone(), FunctionName::new(text)?);
-        blocking(move || {
-            let id = store.manifest(&function)?.id;
-            Ok(SnapshotRef { function, id })
-        })
-        .await
+        let (store, reference) = (self.inner.store.clone(), text.parse()?);
+        blocking(move || Ok(store.resolve(&reference)?)).await
     }
 
     async fn warm_here(

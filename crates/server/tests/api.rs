@@ -59,7 +59,7 @@ async fn what_cannot_be_warmed_is_refused_before_anything_runs() {
         ("?runs=1&path=a", 400, "bad-option"),
         ("?runs=1&faster=1", 400, "bad-option"),
         ("?runs=1&from=A", 400, "bad-name"),
-        ("?runs=1&from=f@7", 400, "bad-option"),
+        ("?runs=1&from=f@x", 400, "bad-option"),
         ("?runs=1", 404, "unknown-function"),
         ("?runs=1&from=f", 404, "unknown-function"),
     ] {

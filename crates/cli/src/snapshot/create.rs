@@ -25,7 +25,7 @@ pub(crate) struct CreateArgs {
     #[arg(required_unless_present = "from")]
     image: Option<PathBuf>,
 
-    /// Start from this snapshot instead of an image: NAME, or NAME@ID
+    /// Start from this snapshot instead of an image: NAME, NAME@ID or NAME:TAG
     #[arg(
         long,
         value_name = "SNAPSHOT",

@@ -18,7 +18,7 @@ use crate::progress::Step;
 /// The one that it was made from stays as it is.
 #[derive(Debug, Args)]
 pub(crate) struct FlattenArgs {
-    /// The snapshot: NAME, or NAME@ID where that is the newest
+    /// The snapshot: NAME, or NAME@ID or NAME:TAG where that is the newest
     #[arg(value_name = "SNAPSHOT")]
     snapshot: String,
 

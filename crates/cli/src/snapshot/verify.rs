@@ -19,8 +19,8 @@ use crate::progress::Step;
 /// Ends with 65 where one is damaged.
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
-    /// What to verify: NAME for all snapshots of a function, NAME@ID for one
-    #[arg(value_name = "NAME[@ID]", required_unless_present = "all")]
+    /// What to verify: NAME for all snapshots of a function, NAME@ID or NAME:TAG for one
+    #[arg(value_name = "SNAPSHOT", required_unless_present = "all")]
     snapshots: Vec<String>,
 
     /// Verify the whole store
@@ -111,7 +111,7 @@ fn chosen(store: &Store, args: &VerifyArgs) -> Result<Vec<SnapshotRef>> {
     }
     let mut chosen = Vec::new();
     for text in &args.snapshots {
-        if text.contains('@') {
+        if text.contains(['@', ':']) {
             chosen.push(resolve(store, text)?);
             continue;
         }
