@@ -73,7 +73,7 @@ fn the_command_line_is_checked() {
         2,
         &["--memory"],
     );
-    fails(&["snapshot", "verify"], 2, &["--all"]);
+    fails(&["snapshot", "verify"], 2, &["<SNAPSHOT>"]);
     fails(&["snapshot", "flatten", "f@x"], 2, &["00000007-"]);
     fails(&["invoke", "f", "--path", "a b"], 2, &["%XX"]);
     fails(&["bench", "engine"], 2, &["xtask functions", "--images"]);
