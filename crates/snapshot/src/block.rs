@@ -82,6 +82,19 @@ pub(crate) struct Block {
     pub(crate) digest: Digest,
 }
 
+a_change_here_is_a_new_format_version! {
+    Block {
+        first_slot: u64,
+        pages: u32,
+        offset: u64,
+        stored_bytes: u32,
+        codec: Codec,
+        digest: Digest,
+    }
+}
+
+const _: () = assert!(ENTRY_BYTES == 8 + 4 + 4 + Digest::BYTES);
+
 /// Room for one block, as it is stored and as it was.
 pub(crate) struct BlockBytes {
     pages: Box<[u8; CHUNK_BYTES]>,
@@ -269,6 +282,18 @@ mod tests {
         bad(|blocks| blocks[1].codec = Codec::Raw);
         assert!(decode_table(&encode_table(&good), 16, place.clone()).is_err());
         assert!(decode_table(&encode_table(&good[..1]), 19, place).is_err());
+    }
+
+    #[test]
+    fn an_entry_has_the_documented_bytes() {
+        let entry = encode_table(&[block(0, 0x0102_0304_0506_0708, 0x0a0b_0c0d, Codec::Zstd)]);
+        assert_eq!(
+            entry[..16],
+            *b"\x08\x07\x06\x05\x04\x03\x02\x01\x0d\x0c\x0b\x0a\x01\0\0\0"
+        );
+        let digest = Digest::of(&0x0102_0304_0506_0708_u64.to_le_bytes());
+        assert_eq!(entry[16..], *digest.as_bytes());
+        assert_eq!(entry.len(), ENTRY_BYTES);
     }
 
     #[test]

@@ -49,14 +49,17 @@ struct Layout {
     header_digest: [u8; 32],
 }
 
-// Files in the field depend on these places: a change here is a new FORMAT_VERSION.
+// Files in the field depend on these places: a change here is a new FORMAT_VERSION, see
+// snapshots/FORMAT.md, "Compatibility".
 const _: () = {
     assert!(HEADER_BYTES == 256);
+    assert!(offset_of!(Layout, magic) == 0);
     assert!(offset_of!(Layout, format_version) == 8);
     assert!(offset_of!(Layout, codec_id) == 12);
     assert!(offset_of!(Layout, header_bytes) == 16);
     assert!(offset_of!(Layout, page_bytes) == 20);
     assert!(offset_of!(Layout, chunk_bytes) == 24);
+    assert!(offset_of!(Layout, reserved_a) == 28);
     assert!(offset_of!(Layout, memory_pages) == 32);
     assert!(offset_of!(Layout, state_bytes) == 40);
     assert!(offset_of!(Layout, table_entries) == 48);
@@ -87,6 +90,21 @@ pub(crate) struct Header {
     pub(crate) manifest_digest: Digest,
     pub(crate) image_digest: Digest,
     pub(crate) body_digest: Digest,
+}
+
+a_change_here_is_a_new_format_version! {
+    Header {
+        format_version: u32,
+        memory_pages: u64,
+        state_bytes: u64,
+        table_entries: u64,
+        table_digests: u64,
+        manifest_bytes: u64,
+        image_bytes: u64,
+        manifest_digest: Digest,
+        image_digest: Digest,
+        body_digest: Digest,
+    }
 }
 
 impl Header {

@@ -27,6 +27,9 @@
 //! The crate knows nothing of KVM: a virtual machine's state is any `S: Serialize`.
 #![forbid(unsafe_code)]
 
+#[macro_use]
+mod written;
+
 mod block;
 mod chunks;
 mod codec;

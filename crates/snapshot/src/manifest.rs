@@ -51,6 +51,26 @@ pub struct LayerInfo {
     pub depth: u32,
 }
 
+a_change_here_is_a_new_format_version! {
+    Manifest {
+        format_version: u32,
+        function: FunctionName,
+        id: SnapshotId,
+        created_unix_ms: u64,
+        host: String,
+        memory_bytes: u64,
+        data_pages: u64,
+        state_bytes: u64,
+        image_bytes: u64,
+        image_digest: Digest,
+        layer: Option<LayerInfo>,
+        config: serde_json::Value,
+    }
+}
+a_change_here_is_a_new_format_version! {
+    LayerInfo { parent: SnapshotRef, depth: u32 }
+}
+
 impl Manifest {
     pub(crate) fn encode(&self) -> Result<Vec<u8>> {
         let refused = |reason: String| Error::refused("write the manifest", reason);

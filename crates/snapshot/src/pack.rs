@@ -49,13 +49,26 @@ struct Layout {
     header_digest: [u8; 32],
 }
 
-// Files in the field depend on these places: a change here is a new PACK_VERSION.
+// Files in the field depend on these places: a change here is a new PACK_VERSION and a new
+// FORMAT_VERSION, see snapshots/FORMAT.md, "Compatibility".
 const _: () = {
     assert!(HEADER_BYTES == 256);
-    assert!(offset_of!(Layout, pages) == 16 && offset_of!(Layout, table_at) == 24);
-    assert!(offset_of!(Layout, table_digest) == 64 && offset_of!(Layout, keys_digest) == 96);
-    assert!(offset_of!(Layout, header_digest) == 224 && PACK_VERSION == 1);
+    assert!(offset_of!(Layout, magic) == 0);
+    assert!(offset_of!(Layout, version) == 8);
+    assert!(offset_of!(Layout, header_bytes) == 12);
+    assert!(offset_of!(Layout, pages) == 16);
+    assert!(offset_of!(Layout, table_at) == 24);
+    assert!(offset_of!(Layout, reserved_a) == 32);
+    assert!(offset_of!(Layout, table_digest) == 64);
+    assert!(offset_of!(Layout, keys_digest) == 96);
+    assert!(offset_of!(Layout, reserved_b) == 128);
+    assert!(offset_of!(Layout, header_digest) == 224);
+    assert!(PACK_VERSION == 1 && BLOCKS_AT == 4096 && KEY_BYTES == 16);
 };
+
+a_change_here_is_a_new_format_version! {
+    PackHeader { pages: u64, table_at: u64, table_digest: Digest, keys_digest: Digest }
+}
 
 /// A page's key: the first bytes of its BLAKE3 digest. Pages with equal keys are compared before
 /// they count as equal.
@@ -194,6 +207,16 @@ impl Pack {
     /// Opens the pack `path`, which must be the one that `expected` stands for, if that is known.
     pub(crate) fn open(path: PathBuf, expected: Option<&Digest>) -> Result<Self> {
         let (file, file_bytes) = files::open(&path)?;
+        Self::of_file(file, path, file_bytes, expected)
+    }
+
+    /// The pack in `file`, which has `file_bytes` and is known as `path`.
+    pub(crate) fn of_file(
+        file: File,
+        path: PathBuf,
+        file_bytes: u64,
+        expected: Option<&Digest>,
+    ) -> Result<Self> {
         let start = files::read_start(&file, file_bytes.min(BLOCKS_AT) as usize, &path)?;
         let (header, digest) = PackHeader::decode(&start, file_bytes, &path)?;
         if expected.is_some_and(|expected| *expected != digest) {

@@ -38,6 +38,11 @@ impl StateFile {
         if Header::decode(&content, path)? != header {
             return Err(Error::damaged(path, "it changed while it was read"));
         }
+        Self::of_content(header, content, path)
+    }
+
+    /// The file `path`, whose size and header were checked.
+    fn of_content(header: Header, content: Vec<u8>, path: &Path) -> Result<Self> {
         let body = &content[HEADER_BYTES..];
         if Digest::of(body) != header.body_digest {
             return Err(Error::damaged(
@@ -57,6 +62,13 @@ impl StateFile {
             table,
             content,
         })
+    }
+
+    /// The file `path` with all its `content`.
+    pub(crate) fn decode(content: Vec<u8>, path: &Path) -> Result<Self> {
+        let header = Header::decode(&content, path)?;
+        files::check_size(path, content.len() as u64, header.file_bytes())?;
+        Self::of_content(header, content, path)
     }
 
     /// The encoded state.

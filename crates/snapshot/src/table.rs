@@ -38,6 +38,15 @@ pub(crate) struct PageTable {
     pub(crate) packs: Vec<Digest>,
 }
 
+a_change_here_is_a_new_format_version! {
+    Run { first_page: u64, pages: u32, pack: u32, slot: u64 }
+}
+a_change_here_is_a_new_format_version! {
+    PageTable { runs: Vec<Run>, packs: Vec<Digest> }
+}
+
+const _: () = assert!(RUN_BYTES == 8 + 4 + 4 + 8);
+
 /// Bytes that a table with so many runs and packs takes.
 pub(crate) fn table_bytes(runs: u64, packs: u64) -> u64 {
     runs * RUN_BYTES as u64 + packs * Digest::BYTES as u64
@@ -166,6 +175,16 @@ mod tests {
             table.push(page, pack, slot);
         }
         table
+    }
+
+    #[test]
+    fn a_run_has_the_documented_bytes() {
+        let mut table = PageTable::default();
+        table.push(0x0102_0304_0506_0708, 0x0a0b_0c0d, 0x1112_1314_1516_1718);
+        let bytes = table.encode();
+        assert_eq!(bytes[..8], *b"\x08\x07\x06\x05\x04\x03\x02\x01");
+        assert_eq!(bytes[8..16], *b"\x01\0\0\0\x0d\x0c\x0b\x0a");
+        assert_eq!(bytes[16..], *b"\x18\x17\x16\x15\x14\x13\x12\x11");
     }
 
     #[test]

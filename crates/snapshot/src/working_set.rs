@@ -35,6 +35,26 @@ pub struct WorkingSet {
     pub written: Vec<Range<u64>>,
 }
 
+// The places of the header's fields, which `encode` writes one after the other.
+const PAGES_AT: usize = 16;
+const COUNTS_AT: [usize; 3] = [24, 32, 40];
+const BODY_DIGEST_AT: usize = 48;
+
+// Files in the field depend on these places: a change here is a new VERSION and a new
+// FORMAT_VERSION, see snapshots/FORMAT.md, "Compatibility".
+const _: () = {
+    assert!(VERSION == 1 && HEADER_BYTES == 112);
+    assert!(MAGIC.len() + 2 * size_of::<u32>() == PAGES_AT);
+    assert!(PAGES_AT + size_of::<u64>() == COUNTS_AT[0]);
+    assert!(COUNTS_AT[2] + size_of::<u64>() == BODY_DIGEST_AT);
+    assert!(BODY_DIGEST_AT + Digest::BYTES == DIGEST_AT);
+    assert!(PAGE_NUMBER_BYTES == 8 && RANGE_BYTES == 16);
+};
+
+a_change_here_is_a_new_format_version! {
+    WorkingSet { order: Vec<u64>, read: Vec<Range<u64>>, written: Vec<Range<u64>> }
+}
+
 impl WorkingSet {
     pub(crate) const NAME: &str = "working-set";
 
@@ -160,7 +180,12 @@ impl WorkingSet {
     }
 
     /// Reads the content of the file `path`.
-    fn decode(bytes: &[u8], memory_pages: u64, body_digest: &Digest, path: &Path) -> Result<Self> {
+    pub(crate) fn decode(
+        bytes: &[u8],
+        memory_pages: u64,
+        body_digest: &Digest,
+        path: &Path,
+    ) -> Result<Self> {
         let damaged = |what: String| Error::damaged(path, what);
         check_version(bytes, MAGIC, "working set", VERSION..=VERSION, path)?;
         let header_bytes = u32::from_le_bytes(field(bytes, 12, path)?);
@@ -172,7 +197,9 @@ impl WorkingSet {
         if header_bytes as usize != HEADER_BYTES {
             return Err(damaged(format!("its header has {header_bytes} bytes")));
         }
-        if field(bytes, 48, path)? != *body_digest.as_bytes() || u64_at(16)? != memory_pages {
+        if field(bytes, BODY_DIGEST_AT, path)? != *body_digest.as_bytes()
+            || u64_at(PAGES_AT)? != memory_pages
+        {
             return Err(damaged("it belongs to another snapshot".into()));
         }
         let mut body = &bytes[HEADER_BYTES..];
@@ -186,10 +213,10 @@ impl WorkingSet {
             body = rest;
             Ok::<_, Error>(section)
         };
-        let order = section(24, PAGE_NUMBER_BYTES)?.as_chunks().0;
+        let order = section(COUNTS_AT[0], PAGE_NUMBER_BYTES)?.as_chunks().0;
         let order = order.iter().copied().map(u64::from_le_bytes).collect();
-        let read = ranges::decode(section(32, RANGE_BYTES)?);
-        let written = ranges::decode(section(40, RANGE_BYTES)?);
+        let read = ranges::decode(section(COUNTS_AT[1], RANGE_BYTES)?);
+        let written = ranges::decode(section(COUNTS_AT[2], RANGE_BYTES)?);
         if !body.is_empty() {
             return Err(damaged("its counts do not fit its size".into()));
         }

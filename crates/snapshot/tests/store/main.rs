@@ -4,6 +4,7 @@
     reason = "lists of one range are meant"
 )]
 
+mod golden;
 mod history;
 mod hostile;
 mod publishing;

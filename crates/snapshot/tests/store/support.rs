@@ -159,3 +159,19 @@ pub(crate) fn visible(store: &Store) -> Vec<String> {
     names.retain(|name| name != ".lock");
     names
 }
+
+/// Copies the folder `from` with all below it, as `cp -r` does.
+pub(crate) fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let (path, target) = {
+            let entry = entry.unwrap();
+            (entry.path(), to.join(entry.file_name()))
+        };
+        if path.is_dir() {
+            copy_folder(&path, &target);
+        } else {
+            std::fs::copy(&path, &target).unwrap();
+        }
+    }
+}
