@@ -22,6 +22,13 @@ pub(crate) struct SavedFunction {
     pub(crate) mailbox: MailboxState,
 }
 
+// Written in every snapshot: a change here is a new FORMAT_VERSION, see snapshots/FORMAT.md,
+// "Compatibility". A test compares the bytes.
+const _: fn(&SavedFunction) = |state| {
+    let SavedFunction { vm, mailbox } = state;
+    let _: (&VmState, &MailboxState) = (vm, mailbox);
+};
+
 /// A finished deployment.
 pub(crate) struct Published {
     pub(crate) id: SnapshotId,
@@ -170,4 +177,80 @@ pub(crate) fn elapsed_us(begun: Instant) -> u64 {
 /// A duration in whole microseconds.
 pub(crate) fn whole_us(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use dormouse_abi::{HEADER_BYTES, Header, MAGIC, MAILBOX_BYTES, REQUEST_BUFFER_BYTES};
+
+    use super::*;
+
+    /// The codec of the snapshot format.
+    const CODEC: bincode::config::Configuration = bincode::config::standard();
+
+    /// A virtual machine's state as its own crate's test has it.
+    const VM: &[u8] = include_bytes!("../../../snapshots/golden/vm-state");
+
+    fn saved() -> SavedFunction {
+        let mailbox = MailboxState::at(0x20_3000, 0x2_0000_0001);
+        let (vm, _) = bincode::serde::decode_from_slice(VM, CODEC).unwrap();
+        SavedFunction { vm, mailbox }
+    }
+
+    #[test]
+    fn the_state_of_a_function_is_that_of_the_format() {
+        let expected = [VM, b"\xfc\0\x30\x20\0", b"\xfd\x01\0\0\0\x02\0\0\0"].concat();
+        assert!(
+            bincode::serde::encode_to_vec(saved(), CODEC).unwrap() == expected,
+            "the state is written in other bytes than before: a change of what is saved is a new \
+             FORMAT_VERSION, see snapshots/FORMAT.md, \"Compatibility\""
+        );
+        let (state, used): (SavedFunction, _) =
+            bincode::serde::decode_from_slice(&expected, CODEC).unwrap();
+        assert_eq!(used, expected.len());
+        assert_eq!(state.mailbox, saved().mailbox);
+    }
+
+    /// Asks for the ABI of a guest with this mailbox, all of whose memory is under one huge page.
+    fn check_abi(change: impl FnOnce(&mut Header)) -> Result<(), Error> {
+        let SavedFunction { vm, mailbox } = saved();
+        let base = vm.placement().base;
+        let mut header = Header::new();
+        header.magic = MAGIC;
+        header.abi_version = ABI_VERSION;
+        header.request_buffer_bytes = REQUEST_BUFFER_BYTES as u64;
+        change(&mut header);
+        let mailbox_page = (mailbox.address() - base) / PAGE_BYTES;
+        let root_page = (vm.registers().2 - base) / PAGE_BYTES;
+        mailbox.check_abi(&vm, |page, bytes: &mut [u8; MAILBOX_BYTES]| {
+            bytes.fill(0);
+            if page == mailbox_page {
+                bytes[..HEADER_BYTES].copy_from_slice(&header.encode());
+            } else if page < root_page + 2 {
+                bytes[..8].copy_from_slice(&(base + (page + 1) * PAGE_BYTES | 1).to_le_bytes());
+            } else {
+                // The second entry: 2 MiB of memory from the base on.
+                bytes[8..16].copy_from_slice(&(base | 0x81).to_le_bytes());
+            }
+            Ok(())
+        })
+    }
+
+    #[test]
+    fn a_snapshot_of_another_abi_is_refused() {
+        check_abi(|_| {}).unwrap();
+        let error = check_abi(|header| header.abi_version = ABI_VERSION + 1).unwrap_err();
+        assert!(matches!(error, Error::OtherAbi { .. }));
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "the function in this snapshot speaks Dormouse ABI version {}, this host speaks \
+                 version {ABI_VERSION}: build it against the matching dormouse-guest and deploy it \
+                 again",
+                ABI_VERSION + 1
+            )
+        );
+        // What is no mailbox at all has no version.
+        check_abi(|header| header.magic = 0).unwrap();
+    }
 }

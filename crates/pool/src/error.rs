@@ -165,6 +165,18 @@ pub enum Error {
         /// Which, and what to do.
         reason: String,
     },
+    /// The function in a snapshot was built for another version of the guests' interface. Booting its
+    /// image would not help.
+    #[error(
+        "the function in this snapshot speaks Dormouse ABI version {found}, this host speaks version \
+         {here}: build it against the matching dormouse-guest and deploy it again"
+    )]
+    OtherAbi {
+        /// The version that the function speaks.
+        found: u32,
+        /// The version that this host speaks.
+        here: u32,
+    },
     /// The store failed.
     #[error(transparent)]
     Store(dormouse_snapshot::Error),
@@ -301,7 +313,11 @@ impl From<dormouse_vmm::Error> for Error {
                 reason,
             },
             Vmm::NoKvm { reason } => Self::Host { reason },
-            Vmm::NotRestorable { .. } => Self::Host { reason },
+            Vmm::NotRestorable { .. }
+            | Vmm::OtherVendor { .. }
+            | Vmm::OtherKvm { .. }
+            | Vmm::MissingFeatures { .. }
+            | Vmm::OtherTsc { .. } => Self::Host { reason },
             _ => Self::Internal {
                 operation: "running a virtual machine",
                 reason,

@@ -83,8 +83,8 @@ impl Function {
     /// Makes a function of `snapshot`. Blocks while it reads the snapshot's memory.
     ///
     /// # Errors
-    /// [`Error::Host`] where the snapshot cannot be restored here (boot cold then); [`Error::Store`]
-    /// where it is damaged.
+    /// [`Error::Host`] where the snapshot cannot be restored here (boot cold then);
+    /// [`Error::OtherAbi`]; [`Error::Store`] where it is damaged.
     pub(crate) fn open(
         store: &Store,
         snapshot: Snapshot<SavedFunction>,
@@ -121,6 +121,9 @@ impl Function {
             .state
             .vm
             .table_pages(|page, bytes| memory.read_verified(page, bytes))?;
+        let read = |page, bytes: &mut [u8; _]| Ok(memory.read_verified(page, bytes)?);
+        let SavedFunction { vm, mailbox } = &snapshot.state;
+        mailbox.check_abi(vm, read)?;
         let namer = namer(
             store.clone(),
             reference.clone(),

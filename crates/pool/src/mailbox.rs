@@ -5,10 +5,10 @@
 
 use bytes::Bytes;
 use dormouse_abi::{
-    HEADER_BYTES, HeadReader, HeadWriter, Header, INLINE_BYTES, Kind, Location, MAILBOX_BYTES,
-    MAX_BODY_BYTES, MAX_HEAD_BYTES, REQUEST_BUFFER_BYTES, field_bytes,
+    ABI_VERSION, HEADER_BYTES, HeadReader, HeadWriter, Header, INLINE_BYTES, Kind, Location,
+    MAILBOX_BYTES, MAX_BODY_BYTES, MAX_HEAD_BYTES, MailboxError, REQUEST_BUFFER_BYTES, field_bytes,
 };
-use dormouse_vmm::Vm;
+use dormouse_vmm::{Vm, VmState};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Failure};
@@ -22,6 +22,16 @@ pub(crate) struct MailboxState {
     /// Guest-virtual address of the buffer for large requests.
     request_buffer: u64,
 }
+
+// Written in every snapshot's state: a change here is a new FORMAT_VERSION, see
+// snapshots/FORMAT.md, "Compatibility". A test compares the bytes.
+const _: fn(&MailboxState) = |state| {
+    let MailboxState {
+        address,
+        request_buffer,
+    } = state;
+    let _: (&u64, &u64) = (address, request_buffer);
+};
 
 /// What a clone is told beside its request.
 pub(crate) struct Envelope {
@@ -99,9 +109,38 @@ impl Encoded {
 }
 
 impl MailboxState {
+    #[cfg(test)]
+    pub(crate) fn at(address: u64, request_buffer: u64) -> Self {
+        Self {
+            address,
+            request_buffer,
+        }
+    }
+
     /// Guest-virtual address of the mailbox page.
     pub(crate) fn address(&self) -> u64 {
         self.address
+    }
+
+    /// Checks that a saved guest speaks this host's ABI, which it wrote into its mailbox itself. `read`
+    /// fills a page of its memory. A mailbox that is no such thing is left to the first run to refuse.
+    ///
+    /// # Errors
+    /// [`Error::OtherAbi`], or whatever `read` returns.
+    pub(crate) fn check_abi(
+        &self,
+        vm: &VmState,
+        read: impl FnMut(u64, &mut [u8; MAILBOX_BYTES]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let page = vm.page_at(self.address, read)?;
+        let header = page.as_ref().and_then(|page| page.first_chunk());
+        match header.map(|bytes| Header::decode(bytes).check_registration()) {
+            Some(Err(MailboxError::Version(found))) => Err(Error::OtherAbi {
+                found,
+                here: ABI_VERSION,
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Checks that both ends of the buffer for large requests are there, as far as that can be

@@ -249,9 +249,9 @@ impl From<Error> for ApiError {
                 Self::new(ErrorCode::OverBudget, detail).retry_after(retry_after)
             }
             Error::Draining => Self::new(ErrorCode::Draining, detail),
-            Error::Host { .. } => Self::new(ErrorCode::HostCannot, detail),
             Error::InUse { .. } => Self::new(ErrorCode::InUse, detail),
             Error::HasLayers { .. } => Self::new(ErrorCode::HasLayers, detail),
+            Error::Host { .. } | Error::OtherAbi { .. } => Self::new(ErrorCode::HostCannot, detail),
             Error::Store(_) => Self::private_error(ErrorCode::StoreFailed, &error),
             _ => Self::private_error(ErrorCode::Internal, &error),
         }
@@ -379,6 +379,7 @@ mod tests {
             (Error::HasLayers { reason: name() }, "has-layers"),
             (Error::Draining, "draining"),
             (Error::Host { reason: name() }, "host-cannot"),
+            (Error::OtherAbi { found: 2, here: 1 }, "host-cannot"),
         ] {
             let api = ApiError::from(error);
             assert_eq!(api.code().as_str(), code);

@@ -52,6 +52,20 @@ struct KernelPlaces {
     last_reseed: Option<u64>,
 }
 
+a_change_here_is_a_new_format_version! {
+    ClockState {
+        tsc: u64,
+        unix_ns: u64,
+        tsc_khz: u32,
+        places: KernelPlaces,
+        reseeds: bool,
+        boot_id: String,
+    }
+}
+a_change_here_is_a_new_format_version! {
+    KernelPlaces { boot_time: Option<u64>, last_reseed: Option<u64> }
+}
+
 /// What is known of a running guest's clocks.
 #[derive(Debug, Clone)]
 pub(crate) struct ClockOrigin {
@@ -217,6 +231,24 @@ impl ClockState {
             tsc_khz: self.tsc_khz,
             boot_time: self.places.boot_time,
         })
+    }
+}
+
+#[cfg(test)]
+impl ClockState {
+    /// One in which every field has a value of its own.
+    pub(crate) fn example() -> Self {
+        Self {
+            tsc: 4_200_000_017,
+            unix_ns: 1_700_000_000_123_456_789,
+            tsc_khz: 2_100_000,
+            places: KernelPlaces {
+                boot_time: Some(0x20_5a80),
+                last_reseed: None,
+            },
+            reseeds: true,
+            boot_id: "d1e6e0a5-0d0e-4b3a-8b0f-2f1f5f1f0a11".to_owned(),
+        }
     }
 }
 

@@ -39,6 +39,10 @@ pub struct Placement {
     pub memory_bytes: u64,
 }
 
+a_change_here_is_a_new_format_version! {
+    Placement { base: u64, memory_bytes: u64 }
+}
+
 impl Placement {
     /// Checks the memory size and picks the base, at random where the user set none.
     ///

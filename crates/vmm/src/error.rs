@@ -162,6 +162,49 @@ pub enum Error {
         /// Why, and what to do.
         reason: String,
     },
+    /// A saved machine is of a CPU of another vendor, whose state and instructions differ.
+    #[error(
+        "this snapshot cannot be restored here: it was made on a CPU by {there}, this one is by \
+         {here}; deploy the function again here, or restore it on a host with a CPU by {there}"
+    )]
+    OtherVendor {
+        /// The vendor string of the CPU it was made on.
+        there: String,
+        /// That of this host's CPU.
+        here: String,
+    },
+    /// A saved machine is of another kind of KVM, which keeps state in ways of its own.
+    #[error(
+        "this snapshot cannot be restored here: it was made with the KVM flavour {there}, this host \
+         has {here}; deploy the function again here, or load the module kvm_{there}"
+    )]
+    OtherKvm {
+        /// The flavour it was made with.
+        there: String,
+        /// That of this host.
+        here: String,
+    },
+    /// A saved machine was offered CPU features that this host does not have.
+    #[error(
+        "this snapshot cannot be restored here: its guest was offered CPU features that this host \
+         lacks: {}; deploy the function again here, or restore it on a host that has them",
+        missing.join(", ")
+    )]
+    MissingFeatures {
+        /// Their names, as Linux has them in `/proc/cpuinfo`.
+        missing: Vec<String>,
+    },
+    /// A saved machine counts time by a TSC of another frequency.
+    #[error(
+        "this snapshot cannot be restored here: it was made on a host whose TSC runs at {there_khz} \
+         kHz, this one's runs at {here_khz} kHz; deploy the function again here"
+    )]
+    OtherTsc {
+        /// The frequency there.
+        there_khz: u32,
+        /// The frequency here.
+        here_khz: u32,
+    },
     /// Another system call failed.
     #[error("{operation} failed: {source}")]
     System {

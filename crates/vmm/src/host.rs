@@ -8,6 +8,7 @@ use kvm_ioctls::{Cap, Kvm};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::features;
 use crate::probe;
 
 /// KVM, opened and found able.
@@ -37,6 +38,18 @@ pub struct HostProfile {
     pub emulated_ring0: bool,
     /// Whether a guest's TSC can be set; otherwise it is the host's.
     pub tsc_settable: bool,
+}
+
+a_change_here_is_a_new_format_version! {
+    HostProfile {
+        vendor: String,
+        signature: u32,
+        kvm_flavour: String,
+        features: [u32; 7],
+        tsc_khz: u32,
+        emulated_ring0: bool,
+        tsc_settable: bool,
+    }
 }
 
 /// A capability that Dormouse cares about, as `doctor` shows it.
@@ -301,34 +314,125 @@ impl HostProfile {
     /// Whether a guest that was saved on `self` can go on on `here`.
     ///
     /// # Errors
-    /// [`Error::NotRestorable`] with the first difference that matters.
+    /// The first difference that matters: [`Error::OtherVendor`], [`Error::OtherKvm`],
+    /// [`Error::MissingFeatures`] or [`Error::OtherTsc`].
     pub fn check_restorable(&self, here: &Self) -> Result<(), Error> {
-        let differs = |what: &str, there: &dyn std::fmt::Display, now: &dyn std::fmt::Display| {
-            Err(Error::NotRestorable {
-                reason: format!(
-                    "it was made on a host with {what} {there}, this one has {now}; deploy the \
-                     function again here"
-                ),
-            })
-        };
         if self.vendor != here.vendor {
-            return differs("CPU vendor", &self.vendor, &here.vendor);
+            return Err(Error::OtherVendor {
+                there: told(&self.vendor),
+                here: told(&here.vendor),
+            });
         }
         if self.kvm_flavour != here.kvm_flavour {
-            return differs("KVM flavour", &self.kvm_flavour, &here.kvm_flavour);
+            return Err(Error::OtherKvm {
+                there: told(&self.kvm_flavour),
+                here: told(&here.kvm_flavour),
+            });
         }
-        let lost: Vec<String> = (0..self.features.len())
-            .filter(|&word| self.features[word] & !here.features[word] != 0)
-            .map(|word| format!("{word}:{:#x}", self.features[word] & !here.features[word]))
-            .collect();
-        if !lost.is_empty() {
-            return differs("CPU features", &lost.join(" "), &"none of these");
+        let missing = features::missing(&self.features, &here.features);
+        if !missing.is_empty() {
+            return Err(Error::MissingFeatures { missing });
         }
         // Guests divide the TSC by whole MHz; a host of another frequency would run their clock
         // wrong, and few hosts scale the TSC.
         if self.tsc_khz / 1000 != here.tsc_khz / 1000 {
-            return differs("TSC kHz", &self.tsc_khz, &here.tsc_khz);
+            return Err(Error::OtherTsc {
+                there_khz: self.tsc_khz,
+                here_khz: here.tsc_khz,
+            });
         }
         Ok(())
+    }
+}
+
+/// A name out of a snapshot as it may stand in a sentence: a file can say anything, at any length.
+fn told(name: &str) -> String {
+    const MOST_CHARS: usize = 32;
+    let name = name.chars().filter(|c| !c.is_control());
+    name.take(MOST_CHARS).collect()
+}
+
+#[cfg(test)]
+impl HostProfile {
+    pub(crate) fn example() -> Self {
+        Self {
+            vendor: "GenuineIntel".into(),
+            signature: 0x606a6,
+            kvm_flavour: "intel".into(),
+            features: [u32::MAX; 7],
+            tsc_khz: 2_100_000,
+            emulated_ring0: false,
+            tsc_settable: true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn profile() -> HostProfile {
+        HostProfile::example()
+    }
+
+    fn refusal(change: impl FnOnce(&mut HostProfile)) -> (Error, String) {
+        let mut here = profile();
+        change(&mut here);
+        let error = profile().check_restorable(&here).unwrap_err();
+        let text = error.to_string();
+        (error, text)
+    }
+
+    #[test]
+    fn a_host_that_has_as_much_and_more_will_do() {
+        let mut there = profile();
+        there.features = [1; 7];
+        there.signature = 1;
+        there.tsc_khz = 2_100_900;
+        there.check_restorable(&profile()).unwrap();
+    }
+
+    #[test]
+    fn each_difference_that_matters_is_said_in_its_own_words() {
+        let (error, text) = refusal(|here| here.vendor = "AuthenticAMD".into());
+        assert!(matches!(error, Error::OtherVendor { .. }));
+        assert_eq!(
+            text,
+            "this snapshot cannot be restored here: it was made on a CPU by GenuineIntel, this one \
+             is by AuthenticAMD; deploy the function again here, or restore it on a host with a CPU \
+             by GenuineIntel"
+        );
+
+        let (error, text) = refusal(|here| here.kvm_flavour = "pvm".into());
+        assert!(matches!(error, Error::OtherKvm { .. }));
+        assert_eq!(
+            text,
+            "this snapshot cannot be restored here: it was made with the KVM flavour intel, this \
+             host has pvm; deploy the function again here, or load the module kvm_intel"
+        );
+
+        let (error, text) = refusal(|here| {
+            here.features[2] &= !(1 << 16 | 1 << 5);
+            here.features[0] &= !(1 << 26);
+        });
+        assert!(matches!(error, Error::MissingFeatures { .. }));
+        assert_eq!(
+            text,
+            "this snapshot cannot be restored here: its guest was offered CPU features that this \
+             host lacks: xsave, avx2, avx512f; deploy the function again here, or restore it on a \
+             host that has them"
+        );
+
+        let (error, text) = refusal(|here| here.tsc_khz = 2_600_000);
+        assert!(matches!(error, Error::OtherTsc { .. }));
+        assert!(text.contains("2100000 kHz, this one's runs at 2600000 kHz; deploy"));
+    }
+
+    #[test]
+    fn names_out_of_a_file_stay_short_and_on_one_line() {
+        let mut there = profile();
+        there.vendor = "evil\n\x1b[31m".repeat(1000);
+        let text = there.check_restorable(&profile()).unwrap_err().to_string();
+        assert!(text.len() < 400 && !text.contains(['\n', '\x1b']), "{text}");
     }
 }

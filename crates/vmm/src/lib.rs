@@ -9,12 +9,16 @@
 //! stands only where memory and KVM need it: `ram`, `paging`, `image`, `boot`, `shell`, `vcpu`,
 //! `clock`, `kick` and `config` (one `sysconf`).
 
+#[macro_use]
+mod written;
+
 mod boot;
 mod clock;
 mod config;
 mod console;
 mod emulation;
 mod error;
+mod features;
 mod gdt;
 mod host;
 mod hypercall;

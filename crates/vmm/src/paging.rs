@@ -14,6 +14,7 @@
 //! reaches its own tables.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 
 use x86_64::PhysAddr;
 use x86_64::VirtAddr;
@@ -154,25 +155,37 @@ pub fn build(ram: &GuestRam, mapping: Mapping) -> Result<u64, Error> {
 /// the guest's ring 0.
 #[must_use]
 pub fn translate(ram: &GuestRam, cr3: u64, virtual_address: u64) -> Option<u64> {
+    let entry = |address| Ok::<_, Infallible>(ram.read_u64(address).ok());
+    let Ok(physical) = walk(cr3, virtual_address, entry);
+    physical
+}
+
+/// As [`translate`], with the tables' entries from wherever `entry` has them: nothing where there is
+/// none.
+pub(crate) fn walk<E>(
+    cr3: u64,
+    virtual_address: u64,
+    mut entry: impl FnMut(u64) -> Result<Option<u64>, E>,
+) -> Result<Option<u64>, E> {
     let canonical = (virtual_address as i64) << 16 >> 16;
     if canonical as u64 != virtual_address {
-        return None;
+        return Ok(None);
     }
     let mut table = cr3 & ADDRESS;
     for level in (1..=4).rev() {
         let shift = 12 + 9 * (level - 1);
         let index = virtual_address >> shift & 0x1FF;
-        let entry = ram.read_u64(table + 8 * index).ok()?;
-        if entry & PRESENT == 0 {
-            return None;
-        }
+        let Some(entry) = entry(table + 8 * index)?.filter(|entry| entry & PRESENT != 0) else {
+            return Ok(None);
+        };
         if is_leaf(entry, level) {
             let offset_mask = (1u64 << shift) - 1;
-            return Some(entry & ADDRESS & !offset_mask | virtual_address & offset_mask);
+            let page = entry & ADDRESS & !offset_mask;
+            return Ok(Some(page | virtual_address & offset_mask));
         }
         table = entry & ADDRESS;
     }
-    None
+    Ok(None)
 }
 
 fn is_leaf(entry: u64, level: u32) -> bool {

@@ -22,6 +22,17 @@ pub struct VmState {
     pub(crate) host: HostProfile,
 }
 
+a_change_here_is_a_new_format_version! {
+    VmState {
+        placement: Placement,
+        interface: Interface,
+        load_address: u64,
+        vcpu: VcpuState,
+        clock: ClockState,
+        host: HostProfile,
+    }
+}
+
 impl VmState {
     /// Where the guest's memory stands.
     #[must_use]
@@ -82,5 +93,116 @@ impl VmState {
     ) -> Result<Option<Vec<u64>>, E> {
         let Placement { base, memory_bytes } = self.placement;
         paging::table_pages(self.vcpu.sregs.cr3, base, memory_bytes / PAGE_BYTES, read)
+    }
+
+    /// The saved guest's page that the guest-virtual `address` lies in, as its ring 0 sees it; nothing where none is mapped there. `read` fills a page of its memory, counted from the
+    /// guest's base.
+    ///
+    /// # Errors
+    /// Whatever `read` returns.
+    pub fn page_at<E>(
+        &self,
+        address: u64,
+        mut read: impl FnMut(u64, &mut [u8; PAGE_BYTES as usize]) -> Result<(), E>,
+    ) -> Result<Option<[u8; PAGE_BYTES as usize]>, E> {
+        let Placement { base, memory_bytes } = self.placement;
+        let mut page_of = |physical: u64| {
+            let place = physical.checked_sub(base).filter(|at| *at < memory_bytes);
+            let mut bytes = [0; PAGE_BYTES as usize];
+            match place {
+                Some(at) => read(at / PAGE_BYTES, &mut bytes).map(|()| Some(bytes)),
+                None => Ok(None),
+            }
+        };
+        let physical = paging::walk(self.vcpu.sregs.cr3, address, |entry| {
+            let table = page_of(entry)?;
+            let index = (entry % PAGE_BYTES / 8) as usize;
+            let word = table.and_then(|table| table.as_chunks().0.get(index).copied());
+            Ok(word.map(u64::from_le_bytes))
+        })?;
+        match physical {
+            Some(physical) => page_of(physical),
+            None => Ok(None),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+
+    /// The codec of the snapshot format.
+    const CODEC: bincode::config::Configuration = bincode::config::standard();
+
+    fn golden() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../snapshots/golden/vm-state")
+    }
+
+    fn example() -> VmState {
+        VmState {
+            placement: Placement {
+                base: 0x20_0000,
+                memory_bytes: 32 << 20,
+            },
+            interface: Interface::V2,
+            load_address: 0x24_0000,
+            vcpu: VcpuState::example(),
+            clock: ClockState::example(),
+            host: HostProfile::example(),
+        }
+    }
+
+    fn encode(state: &VmState) -> Vec<u8> {
+        bincode::serde::encode_to_vec(state, CODEC).unwrap()
+    }
+
+    #[test]
+    fn the_encoded_state_is_that_of_the_format() {
+        let golden = fs::read(golden()).unwrap();
+        assert!(
+            encode(&example()) == golden,
+            "the state is written in other bytes than before: a change of what is saved is a new \
+             FORMAT_VERSION, see snapshots/FORMAT.md, \"Compatibility\""
+        );
+        let (state, used): (VmState, _) =
+            bincode::serde::decode_from_slice(&golden, CODEC).unwrap();
+        assert_eq!(used, golden.len());
+        assert!(encode(&state) == golden);
+        assert_eq!(state.placement, example().placement);
+        assert_eq!(state.interface, example().interface);
+        assert_eq!(state.load_address, example().load_address);
+        assert_eq!(state.clock, example().clock);
+        assert_eq!(state.host, example().host);
+        assert_eq!(state.registers(), example().registers());
+        state.check(&HostProfile::example()).unwrap();
+    }
+
+    #[test]
+    #[ignore = "writes snapshots/golden: `cargo xtask golden` runs it"]
+    fn write_golden() {
+        fs::write(golden(), encode(&example())).unwrap();
+    }
+
+    #[test]
+    fn a_page_is_found_through_the_saved_tables() {
+        let state = example();
+        let base = state.placement.base;
+        // Four levels of tables in the pages from that of CR3 on, entry 0 of each.
+        let root = (state.vcpu.sregs.cr3 - base) / PAGE_BYTES;
+        let read = |page: u64, bytes: &mut [u8; PAGE_BYTES as usize]| {
+            bytes.fill(0);
+            let next = base + (page + 1) * PAGE_BYTES;
+            bytes[..8].copy_from_slice(&(next | 1).to_le_bytes());
+            bytes[8] = page as u8;
+            Ok::<_, ()>(())
+        };
+        let page = state.page_at(0x123, read).unwrap().unwrap();
+        assert_eq!(u64::from(page[8]), (root + 4) & 0xff);
+        assert!(state.page_at(0x1000, read).unwrap().is_none());
+        assert!(state.page_at(1 << 47, read).unwrap().is_none());
+        assert_eq!(state.page_at(0, |_, _| Err(7)), Err(7));
     }
 }

@@ -28,6 +28,44 @@ pub(crate) struct VcpuState {
     mp_state: kvm_mp_state,
 }
 
+a_change_here_is_a_new_format_version! {
+    VcpuState {
+        regs: kvm_regs,
+        sregs: kvm_sregs,
+        xcrs: kvm_xcrs,
+        xsave: kvm_xsave,
+        debug: kvm_debugregs,
+        lapic: kvm_lapic_state,
+        msrs: Vec<kvm_msr_entry>,
+        events: kvm_vcpu_events,
+        mp_state: kvm_mp_state,
+    }
+}
+
+/// The kernel's structures are saved as their bytes, whose meaning is a promise of the kernel's: that
+/// of kvm-bindings is to keep their sizes.
+const _: () = {
+    macro_rules! sizes {
+        ($($type:ident: $bytes:literal),* $(,)?) => {
+            $(assert!(
+                size_of::<$type>() == $bytes,
+                "a change here is a new FORMAT_VERSION, see snapshots/FORMAT.md, Compatibility"
+            );)*
+        };
+    }
+    sizes! {
+        kvm_regs: 144,
+        kvm_sregs: 312,
+        kvm_xcrs: 392,
+        kvm_xsave: 4096,
+        kvm_debugregs: 128,
+        kvm_lapic_state: 1024,
+        kvm_msr_entry: 16,
+        kvm_vcpu_events: 64,
+        kvm_mp_state: 4,
+    }
+};
+
 pub(crate) const MSR_IA32_TSC: u32 = 0x10;
 /// Must follow the LAPIC's state, which decides whether the timer is in deadline mode.
 const MSR_IA32_TSC_DEADLINE: u32 = 0x6E0;
@@ -269,6 +307,37 @@ impl VcpuState {
         vcpu.set_sync_dirty_reg(SyncReg::Register);
         vcpu.set_sync_dirty_reg(SyncReg::VcpuEvents);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+impl VcpuState {
+    /// One in which every field has a value of its own.
+    pub(crate) fn example() -> Self {
+        let entry = |index| kvm_msr_entry {
+            index,
+            data: u64::from(index) << 20 | 5,
+            ..Default::default()
+        };
+        let mut example = Self {
+            regs: kvm_regs::default(),
+            sregs: kvm_sregs::default(),
+            xcrs: kvm_xcrs::default(),
+            xsave: kvm_xsave::default(),
+            debug: kvm_debugregs::default(),
+            lapic: kvm_lapic_state::default(),
+            msrs: SAVED_MSRS.into_iter().map(entry).collect(),
+            events: kvm_vcpu_events::default(),
+            mp_state: kvm_mp_state { mp_state: 3 },
+        };
+        (example.regs.rip, example.regs.rsp) = (0x30_1000, 0x33_f000);
+        (example.sregs.cr3, example.sregs.efer) = (0x31_0000, 0xd01);
+        (example.xcrs.nr_xcrs, example.xcrs.xcrs[0].value) = (1, 7);
+        (example.xsave.region[6], example.xsave.region[128]) = (0x1f80, 3);
+        example.debug.dr6 = 0xffff_0ff0;
+        example.lapic.regs[0x20] = 1;
+        example.events.interrupt.shadow = 1;
+        example
     }
 }
 

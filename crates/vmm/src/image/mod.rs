@@ -20,6 +20,16 @@ pub enum Interface {
     V2,
 }
 
+// Saved by number: a change here is a new FORMAT_VERSION, see snapshots/FORMAT.md, "Compatibility".
+const _: fn(Interface) -> u32 = |interface| match interface {
+    Interface::V1 => 0,
+    Interface::V2 => 1,
+};
+const _: () = assert!(
+    Interface::V1 as u32 == 0 && Interface::V2 as u32 == 1,
+    "a change here is a new FORMAT_VERSION, see snapshots/FORMAT.md, Compatibility"
+);
+
 /// A checked image. Everything that the loader will touch was found to be inside the file, so that
 /// loading cannot fail on hostile bytes.
 #[derive(Debug)]
