@@ -29,6 +29,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "benches", "load", "server", "pool", "vmm", "snapshot", "pager",
         ],
     ),
+    ("fuzz", &["snapshot", "vmm"]),
     ("xtask", &[]),
 ];
 
@@ -46,7 +47,7 @@ const HTTP: &[&str] = &[
 /// Who may.
 const KNOW_HTTP: &[&str] = &["server", "load", "cli", "tests", "benches", "xtask"];
 /// Who may look at arguments and environment.
-const KNOW_ENVIRONMENT: &[&str] = &["cli", "tests", "benches", "xtask"];
+const KNOW_ENVIRONMENT: &[&str] = &["cli", "tests", "fuzz", "benches", "xtask"];
 
 /// Where `unsafe` may stand: files and folders below each package's `src`.
 const UNSAFE: &[(&str, &[&str])] = &[
@@ -91,6 +92,7 @@ fn packages() -> Vec<Package> {
 fn sources(name: &str) -> PathBuf {
     let folder = match name {
         "benches" => root().join(name),
+        "fuzz" => root().join("tests").join(name),
         _ => root().join("crates").join(name),
     };
     folder.join("src")

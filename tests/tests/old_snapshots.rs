@@ -1,6 +1,7 @@
 //! Snapshots that are old: time is right in their clones, and where they cannot be restored any
 //! more the function is booted anew.
 
+use dormouse_abi::{ABI_VERSION, MAGIC};
 use dormouse_tests::{Client, Edited, Server, edit, unix_ms};
 
 const HOUR_NS: u64 = 3600 * 1_000_000_000;
@@ -137,4 +138,37 @@ fn a_snapshot_from_before_the_hosts_restart_is_made_anew() {
     if !settable {
         knows_the_time(later.client());
     }
+}
+
+/// Nothing that this host could boot would speak its ABI: the function must be built anew, and the
+/// answer says so.
+#[test]
+fn a_snapshot_of_another_abi_is_refused_with_what_to_do() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    server.deploy("whoami");
+    let folder = server.store().to_owned();
+    edit(&folder, "whoami", |edited| {
+        let mut mailboxes = 0;
+        for page in edited.memory.chunks_exact_mut(4096) {
+            let registered = [MAGIC, ABI_VERSION].map(u32::to_le_bytes).concat();
+            if page.starts_with(&registered) {
+                page[4..8].copy_from_slice(&(ABI_VERSION + 1).to_le_bytes());
+                mailboxes += 1;
+            }
+        }
+        assert_eq!(mailboxes, 1);
+    });
+    let Some(later) = Server::over(&folder) else {
+        return;
+    };
+    let problem = later.client().invoke("whoami", "/").problem();
+    assert_eq!(problem.kind(), (503, "host-cannot"));
+    let expected = format!(
+        "speaks Dormouse ABI version {}, this host speaks version {ABI_VERSION}: build it against \
+         the matching dormouse-guest",
+        ABI_VERSION + 1
+    );
+    assert!(problem.detail.contains(&expected), "{}", problem.detail);
 }

@@ -37,6 +37,8 @@ mod digest;
 mod draft;
 mod error;
 mod files;
+#[doc(hidden)]
+pub mod fuzzing;
 mod gc;
 mod header;
 mod lease;

@@ -168,6 +168,10 @@ pub struct SnapshotRef {
     pub id: SnapshotId,
 }
 
+a_change_here_is_a_new_format_version! {
+    SnapshotRef { function: FunctionName, id: SnapshotId }
+}
+
 impl fmt::Display for SnapshotRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}@{}", self.function, self.id)

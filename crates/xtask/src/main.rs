@@ -7,6 +7,8 @@
 mod claims;
 mod demo;
 mod functions;
+mod fuzz;
+mod golden;
 mod progress;
 mod readme;
 mod repo;
@@ -39,6 +41,10 @@ enum Command {
     Claims(claims::ClaimsArgs),
     /// Set up, then run every check and test
     Test,
+    /// Feed hostile files to every parser of the snapshot format
+    Fuzz(fuzz::FuzzArgs),
+    /// Write the golden snapshots anew (snapshots/golden)
+    Golden,
     /// Set up, then build the sample functions into functions/target/images
     Functions,
 }
@@ -60,6 +66,8 @@ fn run(xtask: &Xtask) -> Result<()> {
         Command::Demo(args) => demo::run(&repo, args),
         Command::Claims(args) => claims::run(&repo, args),
         Command::Test => test::run_all(&repo),
+        Command::Fuzz(args) => fuzz::run_named(&repo, args),
+        Command::Golden => golden::run_all(&repo),
         Command::Functions => {
             setup::run(&repo)?;
             let dormouse = functions::dormouse(&repo, false)?;

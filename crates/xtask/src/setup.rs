@@ -22,6 +22,17 @@ pub(crate) fn run(repo: &Repo) -> Result<()> {
     check_devices()
 }
 
+/// Installs a C++ compiler if there is none.
+pub(crate) fn install_cxx() -> Result<()> {
+    if runs("c++") {
+        return Ok(());
+    }
+    install(&[Package {
+        name: "g++",
+        why: "the fuzz targets are linked with libFuzzer, which is C++",
+    }])
+}
+
 fn missing_packages() -> Vec<Package> {
     let mut missing = Vec::new();
     if !runs("cc") {

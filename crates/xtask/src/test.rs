@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::repo::{Repo, run, run_openly};
-use crate::{functions, setup};
+use crate::{functions, fuzz, setup};
 
 /// Sets up, builds the functions that the tests boot, and runs everything.
 pub(crate) fn run_all(repo: &Repo) -> Result<()> {
@@ -33,5 +33,6 @@ pub(crate) fn run_all(repo: &Repo) -> Result<()> {
     let mut test = repo.cargo();
     test.args(["test", "--workspace"])
         .env("DORMOUSE_TEST_IMAGES", &images);
-    run_openly("running the tests", test)
+    run_openly("running the tests", test)?;
+    fuzz::run_all(repo)
 }
