@@ -227,7 +227,7 @@ mod tests {
             if page == mailbox_page {
                 bytes[..HEADER_BYTES].copy_from_slice(&header.encode());
             } else if page < root_page + 2 {
-                bytes[..8].copy_from_slice(&(base + (page + 1) * PAGE_BYTES | 1).to_le_bytes());
+                bytes[..8].copy_from_slice(&((base + (page + 1) * PAGE_BYTES) | 1).to_le_bytes());
             } else {
                 // The second entry: 2 MiB of memory from the base on.
                 bytes[8..16].copy_from_slice(&(base | 0x81).to_le_bytes());

@@ -93,7 +93,7 @@ fn fuzz(repo: &Repo, targets: &[String], args: &FuzzArgs) -> Result<()> {
         let workers: Vec<_> = (0..AT_ONCE.min(targets.len()))
             .map(|_| {
                 scope.spawn(|| {
-                    let ends = std::iter::from_fn(|| next())
+                    let ends = std::iter::from_fn(&next)
                         .map(|target| fuzz_one(repo, &fuzzer, &folder, target, args));
                     ends.filter_map(Result::err).collect::<Vec<_>>()
                 })
