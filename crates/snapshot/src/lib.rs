@@ -59,6 +59,7 @@ mod state_file;
 mod store;
 mod table;
 mod tags;
+mod transfer;
 mod usage;
 mod verify;
 mod working_set;
@@ -77,6 +78,7 @@ pub use retention::{GcReport, Kept, Limit, Protection, Removed, RetentionConfig}
 pub use snapshot::{Snapshot, StoredImage};
 pub use store::{Entry, Store};
 pub use tags::Tag;
+pub use transfer::{Adopted, Adoption, MAX_SNAPSHOT_FILES, SnapshotFile};
 pub use usage::{SnapshotUsage, StoreUsage};
 pub use verify::Verified;
 pub use working_set::WorkingSet;

@@ -257,7 +257,7 @@ fn write_pages(
 }
 
 /// The one rename, with the folders on disk before and after.
-fn put_in_place(
+pub(crate) fn put_in_place(
     store: &Store,
     function: &FunctionName,
     id: SnapshotId,

@@ -19,8 +19,8 @@ use crate::{
 pub(crate) const MANIFEST: &str = "manifest.json";
 
 /// The files of format version 1.
-const V1_MEMORY: &str = "memory";
-const V1_IMAGE: &str = "image";
+pub(crate) const V1_MEMORY: &str = "memory";
+pub(crate) const V1_IMAGE: &str = "image";
 
 /// An opened snapshot with the machine state `S`. Its files stay open, so it stays usable when
 /// the snapshot is removed from the store.
@@ -200,6 +200,26 @@ impl Folder {
             image: self.image,
             lease,
         })
+    }
+
+    /// The names of the snapshot's files, sorted.
+    pub(crate) fn file_names(&self) -> Vec<String> {
+        let mut names = vec![StateFile::NAME.to_owned(), MANIFEST.to_owned()];
+        let packs = self
+            .space
+            .packs()
+            .iter()
+            .filter_map(|pack| pack.path().file_name());
+        names.extend(packs.map(|name| name.to_string_lossy().into_owned()));
+        if matches!(self.image.place, ImagePlace::File(_)) {
+            names.push(V1_IMAGE.to_owned());
+        }
+        if !matches!(self.working_set, Ok(None)) {
+            names.push(WorkingSet::NAME.to_owned());
+        }
+        names.sort_unstable();
+        names.dedup();
+        names
     }
 
     /// Verifies what opening has not. What `verifier` has read for another snapshot is not read

@@ -19,10 +19,6 @@ const PAGE_NUMBER_BYTES: usize = 8;
 /// The most pages that a stored working set may have (4 GiB).
 const MAX_WORKING_SET_PAGES: u64 = 1 << 20;
 
-/// The most bytes of a working-set file.
-const MAX_FILE_BYTES: u64 =
-    HEADER_BYTES as u64 + MAX_WORKING_SET_PAGES * (PAGE_NUMBER_BYTES as u64 + RANGE_BYTES as u64);
-
 /// The pages that running guests touched after a restore.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WorkingSet {
@@ -57,6 +53,10 @@ a_change_here_is_a_new_format_version! {
 
 impl WorkingSet {
     pub(crate) const NAME: &str = "working-set";
+
+    /// The most bytes that the file may have.
+    pub(crate) const MAX_FILE_BYTES: u64 = HEADER_BYTES as u64
+        + MAX_WORKING_SET_PAGES * (PAGE_NUMBER_BYTES as u64 + RANGE_BYTES as u64);
 
     /// The working set of the `touched` pages, in order of touch, of which `written` were
     /// written. Repeated pages count once; written pages that `touched` lacks come last.
@@ -146,8 +146,9 @@ impl WorkingSet {
             Err(error) if error.is_not_found() => return Ok(None),
             opened => opened?,
         };
-        if file_bytes > MAX_FILE_BYTES {
-            let what = format!("it has {file_bytes} bytes of at most {MAX_FILE_BYTES}");
+        if file_bytes > Self::MAX_FILE_BYTES {
+            let most = Self::MAX_FILE_BYTES;
+            let what = format!("it has {file_bytes} bytes of at most {most}");
             return Err(Error::damaged(path, what));
         }
         let content = files::read_start(&file, file_bytes as usize, path)?;
