@@ -15,6 +15,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("guest", &["abi"]),
     ("vmm", &["abi"]),
     ("snapshot", &[]),
+    ("archive", &["snapshot"]),
     ("pager", &[]),
     ("pool", &["abi", "vmm", "snapshot", "pager"]),
     ("server", &["pool"]),
@@ -26,7 +27,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "benches", "load", "server", "pool", "vmm", "snapshot", "pager",
+            "benches", "load", "server", "pool", "vmm", "snapshot", "pager", "archive",
         ],
     ),
     ("fuzz", &["snapshot", "vmm"]),
