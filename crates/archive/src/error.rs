@@ -139,6 +139,17 @@ pub enum Error {
     },
 }
 
+/// What a parser said, which may quote what it read: on one line, and shortened.
+pub(crate) fn quoted(error: &dyn std::fmt::Display) -> String {
+    const MOST_CHARS: usize = 160;
+    let text = error.to_string();
+    let line = text.chars().flat_map(|c| match c.is_control() {
+        true => c.escape_default().collect::<Vec<_>>(),
+        false => vec![c],
+    });
+    line.take(MOST_CHARS).collect()
+}
+
 impl Error {
     pub(crate) fn damaged(place: &str, what: impl Into<String>) -> Self {
         Self::Damaged {

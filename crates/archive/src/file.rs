@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
 use crate::contents::{Incoming, Item, Outgoing};
+use crate::error::quoted;
 use crate::{Error, Existing, Exported, Imported, Progress, Result};
 
 /// The version of the file's layout.
@@ -151,6 +152,20 @@ impl<W: Write> Write for Counting<W> {
     }
 }
 
+/// Reads on after interruptions, which the tar library takes for the end.
+struct Patient<R>(R);
+
+impl<R: Read> Read for Patient<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.0.read(buf) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => return other,
+            }
+        }
+    }
+}
+
 /// Imports the snapshot in the file `path`.
 ///
 /// # Errors
@@ -173,7 +188,7 @@ pub fn import_from(
     place: &str,
     progress: Progress<'_>,
 ) -> Result<Imported> {
-    let mut tar = tar::Archive::new(BufReader::with_capacity(BUFFER_BYTES, reader));
+    let mut tar = tar::Archive::new(BufReader::with_capacity(BUFFER_BYTES, Patient(reader)));
     // Raw: extensions of the format are refused, not followed.
     let mut entries = tar.entries().map_err(Error::io("read", place))?.raw(true);
     let mut next = |number: usize| match entries.next() {
@@ -182,10 +197,10 @@ pub fn import_from(
         Some(Err(error)) if error.raw_os_error().is_some() => Err(Error::io("read", place)(error)),
         Some(Err(error)) if number == 0 => Err(Error::not_an_export(
             place,
-            format!("it is no tar file ({error})"),
+            format!("it is no tar file ({})", quoted(&error)),
         )),
         Some(Err(error)) => {
-            let what = format!("behind {number} of its files, {error}");
+            let what = format!("behind {number} of its files, {}", quoted(&error));
             Err(Error::damaged(place, what))
         }
     };
@@ -241,7 +256,10 @@ fn read_list<R: Read>(entry: &mut tar::Entry<'_, R>, place: &str) -> Result<List
         .read_to_end(&mut json)
         .map_err(Error::io("read", place))?;
     let wrong = |error: serde_json::Error| {
-        Error::not_an_export(place, format!("its list cannot be read ({error})"))
+        Error::not_an_export(
+            place,
+            format!("its list cannot be read ({})", quoted(&error)),
+        )
     };
     let Version { version } = serde_json::from_slice(&json).map_err(wrong)?;
     if version > FILE_VERSION {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::error::quoted;
 use crate::sha256::Sha256;
 use crate::{Error, Result};
 
@@ -140,7 +141,10 @@ impl Index {
 
     pub(crate) fn parse(json: &[u8], place: String) -> Result<Self> {
         let document: Value = serde_json::from_slice(json).map_err(|error| {
-            Error::not_an_export(&place, format!("its index.json cannot be read ({error})"))
+            Error::not_an_export(
+                &place,
+                format!("its index.json cannot be read ({})", quoted(&error)),
+            )
         })?;
         if document["schemaVersion"] != 2 || !document["manifests"].is_array() {
             let reason = "its index.json is no image index";
@@ -177,8 +181,9 @@ impl Index {
             }
             entries.retain(|entry| !is_tagged_so(entry));
         }
-        let entry = serde_json::to_value(added)
-            .map_err(|error| Error::damaged(&place, format!("it takes no entry ({error})")))?;
+        let entry = serde_json::to_value(added).map_err(|error| {
+            Error::damaged(&place, format!("it takes no entry ({})", quoted(&error)))
+        })?;
         entries.push(entry);
         Ok(())
     }

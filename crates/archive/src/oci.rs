@@ -6,6 +6,7 @@ use dormouse_snapshot::{FORMAT_VERSION, SnapshotRef, Store};
 
 use crate::blobs::LayoutFolder;
 use crate::contents::{Identity, Incoming, Item, MANIFEST, MAX_MANIFEST_BYTES, Outgoing};
+use crate::error::quoted;
 use crate::layout::{
     Descriptor, ImageManifest, Index, LAYOUT_VERSION, LayoutMark, MANIFEST_TYPE, check_tag,
 };
@@ -111,7 +112,7 @@ pub fn import_oci(
     let manifest: ImageManifest = serde_json::from_slice(&json).map_err(|error| {
         Error::not_an_export(
             &place,
-            format!("its image manifest is of no snapshot ({error})"),
+            format!("its image manifest is of no snapshot ({})", quoted(&error)),
         )
     })?;
     let media = check_manifest(&manifest, &place)?;
@@ -119,7 +120,10 @@ pub fn import_oci(
     let config = &manifest.config;
     let json = layout.read_blob(&config.digest.0, config.size, MAX_MANIFEST_BYTES)?;
     let identity: Identity = serde_json::from_slice(&json).map_err(|error| {
-        Error::damaged(&place, format!("its manifest cannot be read ({error})"))
+        Error::damaged(
+            &place,
+            format!("its manifest cannot be read ({})", quoted(&error)),
+        )
     })?;
     let items = items(&manifest, media, &place)?;
     let snapshot = SnapshotRef {
@@ -146,7 +150,7 @@ fn check_mark(layout: &LayoutFolder) -> Result<()> {
             Err(Error::not_an_export(&place, reason))
         }
         Err(error) => {
-            let reason = format!("its oci-layout cannot be read ({error})");
+            let reason = format!("its oci-layout cannot be read ({})", quoted(&error));
             Err(Error::not_an_export(&place, reason))
         }
     }
@@ -183,7 +187,7 @@ fn image_manifest(items: &[Item], media: &Media, layout: &LayoutFolder) -> Resul
 
 fn encode<T: serde::Serialize>(document: &T, layout: &LayoutFolder) -> Result<Vec<u8>> {
     let mut json = serde_json::to_vec_pretty(document).map_err(|error| {
-        let what = format!("its documents cannot be written ({error})");
+        let what = format!("its documents cannot be written ({})", quoted(&error));
         Error::damaged(&layout.place(), what)
     })?;
     json.push(b'\n');

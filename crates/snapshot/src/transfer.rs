@@ -149,9 +149,7 @@ impl Adoption {
             linked_bytes: if already_there { 0 } else { linked_bytes },
         };
         if self.is_there()? {
-            let SnapshotRef { function, id } = &self.snapshot;
-            let there = self.store.folder(function, *id)?;
-            there.verify(&mut Verifier::default())?;
+            self.verify_there()?;
             return Ok(adopted(true));
         }
         for name in self.names.difference(&linked) {
@@ -180,6 +178,20 @@ impl Adoption {
             return Err(refused(reason));
         }
         folder.verify(&mut Verifier::default())
+    }
+
+    /// Makes sure that the store's own copy is good, which need not be imported then.
+    fn verify_there(&self) -> Result<()> {
+        let SnapshotRef { function, id } = &self.snapshot;
+        let mut folder = self.store.folder(function, *id)?;
+        // A hint that may be renewed at any time, and be damaged without harm.
+        folder.working_set = Ok(None);
+        folder.verify(&mut Verifier::default()).map_err(|error| {
+            let snapshot = &self.snapshot;
+            refused(format!(
+                "the store has {snapshot} already, but not whole ({error}): remove that one first"
+            ))
+        })
     }
 
     /// Whether this very snapshot is in the store; an error when another has its place.

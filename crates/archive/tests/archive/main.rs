@@ -1,0 +1,6 @@
+//! Exports and imports from outside, on real files; one binary, so that it links once.
+
+mod file;
+mod hostile;
+mod oci;
+mod support;
