@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -117,6 +118,27 @@ impl Dormouse {
             panic!("`dormouse schema {name}` and what it prints: {error}");
         }
         printed
+    }
+
+    /// Runs a subcommand that reads `input` from stdin.
+    ///
+    /// # Panics
+    /// Where it cannot be started or dies of a signal.
+    #[track_caller]
+    pub fn run_with(&self, arguments: &[&str], input: &[u8]) -> Ended {
+        let arguments: Vec<_> = arguments.iter().map(OsStr::new).collect();
+        let mut command = self.command(&arguments);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the command runs");
+        let mut stdin = child.stdin.take().expect("a pipe");
+        std::thread::scope(|scope| {
+            // It may end before it has read all.
+            scope.spawn(move || drop(stdin.write_all(input)));
+            ended(child.wait_with_output().expect("it ends"))
+        })
     }
 
     /// Runs `bench engine` over the sample functions; it makes a store of its own.
@@ -293,7 +315,7 @@ fn modified(path: &Path) -> Option<SystemTime> {
 fn newest_source() -> Option<SystemTime> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let crates = [
-        "abi", "vmm", "snapshot", "pager", "pool", "server", "load", "cli",
+        "abi", "vmm", "snapshot", "archive", "pager", "pool", "server", "load", "cli",
     ];
     crates
         .iter()

@@ -47,6 +47,21 @@ impl Step {
         }
     }
 
+    /// Says how many of the bytes are done, as a bar where somebody watches.
+    pub(crate) fn bytes(&self, done: u64, all: u64) {
+        let Some(spinner) = &self.spinner else {
+            return;
+        };
+        if spinner.length() != Some(all) {
+            let template = "{spinner} {msg} {wide_bar} {binary_bytes} of {binary_total_bytes}";
+            if let Ok(style) = ProgressStyle::with_template(template) {
+                spinner.set_style(style);
+            }
+            spinner.set_length(all);
+        }
+        spinner.set_position(done);
+    }
+
     /// Says that the step succeeded, where it took long enough to matter.
     pub(crate) fn done(self) {
         let seconds = self.started.elapsed().as_secs_f64();

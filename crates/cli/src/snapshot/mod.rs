@@ -1,8 +1,10 @@
 //! `dormouse snapshot`: what is in the store, a verb a file.
 
 mod create;
+mod export;
 mod flatten;
 mod gc;
+mod import;
 mod inspect;
 mod ls;
 mod reference;
@@ -21,7 +23,7 @@ pub(crate) use rm::Gone;
 pub(crate) use tag::Tagged;
 pub(crate) use verify::Verification;
 
-/// Makes, lists, inspects, verifies, flattens, tunes, tags and removes snapshots
+/// Makes, lists, inspects, verifies, flattens, tunes, tags, moves and removes snapshots
 #[derive(Debug, Subcommand)]
 pub(crate) enum SnapshotCommand {
     Create(create::CreateArgs),
@@ -31,6 +33,8 @@ pub(crate) enum SnapshotCommand {
     Flatten(flatten::FlattenArgs),
     Tune(tune::TuneArgs),
     Tag(tag::TagArgs),
+    Export(export::ExportArgs),
+    Import(import::ImportArgs),
     Rm(rm::RmArgs),
     Gc(gc::GcArgs),
 }
@@ -45,6 +49,8 @@ pub(crate) async fn snapshot(command: &SnapshotCommand) -> Result<()> {
         SnapshotCommand::Flatten(args) => flatten::flatten(args),
         SnapshotCommand::Tune(args) => tune::tune(args),
         SnapshotCommand::Tag(args) => tag::tag(args),
+        SnapshotCommand::Export(args) => export::export(args),
+        SnapshotCommand::Import(args) => import::import_snapshot(args),
         SnapshotCommand::Rm(args) => rm::remove(args).await,
         SnapshotCommand::Gc(args) => gc::collect(args),
     }
