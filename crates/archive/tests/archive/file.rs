@@ -9,7 +9,7 @@ use dormouse_archive::{Error, Existing, export_file, export_to, import_file, imp
 use dormouse_snapshot::{Compression, Error as StoreError, SnapshotRef, WorkingSet};
 
 use crate::support::{
-    TempStore, assert_same, content, every_kind, exported, folder, import, memory, names,
+    TempStore, assert_same, content, every_kind, exported, folder, import, memory, mode, names,
     overwrite, packs, plain, publish, save_working_set,
 };
 
@@ -78,6 +78,7 @@ fn files_are_there_in_full_or_not_at_all() {
     assert_eq!(fs::read(&file).unwrap(), b"mine");
     export(Existing::Replace).unwrap();
     assert!(fs::read(&file).unwrap() == exported(&from.store, &snapshot).0);
+    assert_eq!(mode(&file), 0o600, "guest memory is nobody else's");
 
     let before = names(from.dir.path());
     let gone = SnapshotRef {
