@@ -2,5 +2,6 @@
 
 mod file;
 mod hostile;
+mod hostile_layout;
 mod oci;
 mod support;
