@@ -108,7 +108,7 @@ fn streams_may_come_in_any_pieces() {
     impl Read for Slow<'_> {
         fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
             self.1 = self.1 % 1000 + 1;
-            if self.1 % 10 == 0 {
+            if self.1.is_multiple_of(10) {
                 return Err(io::ErrorKind::Interrupted.into());
             }
             let length = buf.len().min(self.1);
