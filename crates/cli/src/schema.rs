@@ -48,8 +48,10 @@ const COMMANDS: &[(&str, Source)] = &[
     ("deploy", Api("Deployed")),
     ("doctor", Types(types::<doctor::Findings>)),
     ("snapshot create", AnyOf(&[Api("Deployed"), Api("Warmed")])),
+    ("snapshot export", Types(types::<snapshot::ExportReport>)),
     ("snapshot flatten", Types(types::<snapshot::Flattened>)),
     ("snapshot gc", Types(types::<snapshot::Collected>)),
+    ("snapshot import", Types(types::<snapshot::ImportReport>)),
     ("snapshot inspect", Api("FunctionInfo")),
     (
         "snapshot ls",

@@ -21,7 +21,7 @@ use crate::progress::Step;
 /// It holds the guest's memory, with whatever secrets are in it. Equal snapshots give equal files.
 #[derive(Debug, Args)]
 pub(crate) struct ExportArgs {
-    /// The snapshot: NAME for the function's newest, or NAME@ID
+    /// The snapshot: NAME for the function's newest, NAME@ID, NAME@NUMBER or NAME:TAG
     #[arg(value_name = "SNAPSHOT")]
     snapshot: String,
 

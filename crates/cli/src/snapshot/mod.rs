@@ -13,6 +13,9 @@ mod tag;
 mod tune;
 mod verify;
 
+pub(crate) use export::ExportReport;
+pub(crate) use import::ImportReport;
+
 use anyhow::Result;
 use clap::Subcommand;
 
