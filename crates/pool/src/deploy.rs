@@ -17,7 +17,7 @@ use crate::mailbox::{self, MailboxState, Message};
 
 /// What a snapshot's state section holds.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct SavedFunction {
+pub struct SavedFunction {
     pub(crate) vm: VmState,
     pub(crate) mailbox: MailboxState,
 }
@@ -28,6 +28,20 @@ const _: fn(&SavedFunction) = |state| {
     let SavedFunction { vm, mailbox } = state;
     let _: (&VmState, &MailboxState) = (vm, mailbox);
 };
+
+impl SavedFunction {
+    /// The guest, but for its memory.
+    #[must_use]
+    pub fn vm(&self) -> &VmState {
+        &self.vm
+    }
+
+    /// Guest-virtual address of the page through which requests and answers pass.
+    #[must_use]
+    pub fn mailbox_address(&self) -> u64 {
+        self.mailbox.address()
+    }
+}
 
 /// A finished deployment.
 pub(crate) struct Published {

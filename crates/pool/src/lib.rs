@@ -34,6 +34,7 @@ mod warm;
 
 pub use admission::Lease;
 pub use config::{FunctionConfig, PoolConfig};
+pub use deploy::SavedFunction;
 pub use engine::{Engine, Parts};
 pub use error::{Error, Failure};
 pub use message::{Answer, Header, Outcome, Request, Start, StartType, Timings};

@@ -70,7 +70,7 @@ pub use draft::{Draft, MemoryDraft};
 pub use error::{Error, Result};
 pub use lease::Lease;
 pub use manifest::{LayerInfo, Manifest};
-pub use memory::MemoryImage;
+pub use memory::{MemoryImage, PackStats};
 pub use name::{FunctionName, SnapshotId, SnapshotRef};
 pub use reference::Reference;
 pub use removal::IfTagged;

@@ -21,6 +21,21 @@ pub struct MemoryImage {
     data: Vec<Range<u64>>,
 }
 
+/// A pack that a snapshot takes pages from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PackStats {
+    /// The file's name in the snapshot's folder.
+    pub name: String,
+    /// Pages in it.
+    pub pages: u64,
+    /// Pages of the snapshot that are taken from it, guest memory and image; a page that is at
+    /// several places counts at each.
+    pub used_pages: u64,
+    /// Size of its blocks as they are stored, in bytes.
+    pub stored_bytes: u64,
+}
+
 impl MemoryImage {
     /// The first `pages` of `space`, of which `data` are not zero.
     pub(crate) fn new(
@@ -54,6 +69,12 @@ impl MemoryImage {
     #[must_use]
     pub fn data_pages(&self) -> u64 {
         ranges::count(&self.data)
+    }
+
+    /// The packs that the snapshot's pages are in, at most 64.
+    #[must_use]
+    pub fn packs(&self) -> Vec<PackStats> {
+        self.space.pack_stats()
     }
 
     /// The pages of this memory that are stored where `other` has some of its own: sorted ranges,

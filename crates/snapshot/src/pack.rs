@@ -282,6 +282,12 @@ impl Pack {
         self.pages
     }
 
+    /// Size of its blocks as they are stored.
+    pub(crate) fn stored_bytes(&self) -> u64 {
+        let blocks = self.blocks.iter();
+        blocks.map(|block| u64::from(block.stored_bytes)).sum()
+    }
+
     /// The digest that stands for the whole pack; nothing for a memory of version 1.
     pub(crate) fn digest(&self) -> Option<&Digest> {
         self.identity.as_ref().map(|(_, digest)| digest)

@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::block::BlockBytes;
 use crate::pack::Pack;
 use crate::table::PageTable;
-use crate::{Error, PAGE_BYTES, Result, ranges};
+use crate::{Error, PAGE_BYTES, PackStats, Result, ranges};
 
 /// The pages of a snapshot. Immutable, and read from any number of threads.
 #[derive(Debug)]
@@ -53,6 +53,26 @@ impl PageSpace {
             let end = run.slot + u64::from(run.pages);
             run.pack == pack && run.slot < slots.end && slots.start < end
         })
+    }
+
+    pub(crate) fn pack_stats(&self) -> Vec<PackStats> {
+        let mut used_pages = vec![0; self.packs.len()];
+        for run in &self.table.runs {
+            used_pages[run.pack as usize] += u64::from(run.pages);
+        }
+        let packs = self.packs.iter().zip(used_pages);
+        packs
+            .map(|(pack, used_pages)| PackStats {
+                name: pack
+                    .path()
+                    .file_name()
+                    .map(|name| name.to_string_lossy().into_owned())
+                    .unwrap_or_default(),
+                pages: pack.pages(),
+                used_pages,
+                stored_bytes: pack.stored_bytes(),
+            })
+            .collect()
     }
 
     /// Hands the stored pages within `window` to `sink`, some consecutive ones at a time and in the

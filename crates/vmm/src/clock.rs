@@ -20,6 +20,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use kvm_bindings::kvm_msr_entry;
 use serde::{Deserialize, Serialize};
 
+use crate::describe::ClockDescription;
 use crate::error::Error;
 use crate::host::{Host, HostProfile};
 use crate::image::Symbols;
@@ -182,6 +183,23 @@ impl ClockState {
             tsc: self.tsc,
             boot_time_us: 0,
             places: self.places.clone(),
+        }
+    }
+
+    /// The clocks in words, but for what only the vCPU's state tells.
+    pub(crate) fn describe(&self) -> ClockDescription {
+        let place = |address: Option<u64>| address.map(|address| format!("{address:#x}"));
+        ClockDescription {
+            tsc: self.tsc,
+            tsc_khz: self.tsc_khz,
+            uptime_us: ticks_us(self.tsc, self.tsc_khz),
+            saved_unix_ns: self.unix_ns,
+            tsc_deadline: 0,
+            kvm_clock: false,
+            boot_time_at: place(self.places.boot_time),
+            last_reseed_at: place(self.places.last_reseed),
+            reseeds: self.reseeds,
+            host_boot_id: self.boot_id.clone(),
         }
     }
 

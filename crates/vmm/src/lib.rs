@@ -16,6 +16,7 @@ mod boot;
 mod clock;
 mod config;
 mod console;
+mod describe;
 mod emulation;
 mod error;
 mod features;
@@ -37,13 +38,17 @@ mod vm;
 pub use clock::ClockState;
 pub use config::{MachineConfig, Placement};
 pub use console::{GuestOutput, Stream};
+pub use describe::{
+    ClockDescription, ControlDescription, HostDescription, LapicDescription, Register, Segment,
+    VmDescription,
+};
 pub use error::Error;
 pub use gdt::TABLE as GDT_TABLE;
 pub use host::{Capability, Host, HostProfile};
 pub use image::{GuestImage, Interface, Symbols};
 pub use kick::Interrupter;
 pub use paging::{
-    Mapping, build as build_page_tables, translate, translate_by_mapper, translations_differ,
+    Mapped, Mapping, build as build_page_tables, translate, translate_by_mapper, translations_differ,
 };
 pub use ram::GuestRam;
 pub use shell::Shell;

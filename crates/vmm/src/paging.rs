@@ -156,8 +156,17 @@ pub fn build(ram: &GuestRam, mapping: Mapping) -> Result<u64, Error> {
 #[must_use]
 pub fn translate(ram: &GuestRam, cr3: u64, virtual_address: u64) -> Option<u64> {
     let entry = |address| Ok::<_, Infallible>(ram.read_u64(address).ok());
-    let Ok(physical) = walk(cr3, virtual_address, entry);
-    physical
+    let Ok(mapped) = walk(cr3, virtual_address, entry);
+    mapped.map(|mapped| mapped.address)
+}
+
+/// Where a guest-virtual address is mapped to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mapped {
+    /// The guest-physical address.
+    pub address: u64,
+    /// Size of the page that maps it, in bytes: 4 KiB, 2 MiB or 1 GiB.
+    pub page_bytes: u64,
 }
 
 /// As [`translate`], with the tables' entries from wherever `entry` has them: nothing where there is
@@ -166,7 +175,7 @@ pub(crate) fn walk<E>(
     cr3: u64,
     virtual_address: u64,
     mut entry: impl FnMut(u64) -> Result<Option<u64>, E>,
-) -> Result<Option<u64>, E> {
+) -> Result<Option<Mapped>, E> {
     let canonical = (virtual_address as i64) << 16 >> 16;
     if canonical as u64 != virtual_address {
         return Ok(None);
@@ -179,9 +188,12 @@ pub(crate) fn walk<E>(
             return Ok(None);
         };
         if is_leaf(entry, level) {
-            let offset_mask = (1u64 << shift) - 1;
-            let page = entry & ADDRESS & !offset_mask;
-            return Ok(Some(page | virtual_address & offset_mask));
+            let page_bytes = 1u64 << shift;
+            let address = entry & ADDRESS & !(page_bytes - 1) | virtual_address & (page_bytes - 1);
+            return Ok(Some(Mapped {
+                address,
+                page_bytes,
+            }));
         }
         table = entry & ADDRESS;
     }

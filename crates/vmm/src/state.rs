@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::host::HostProfile;
 use crate::image::Interface;
 use crate::layout::PAGE_BYTES;
-use crate::paging;
+use crate::paging::{self, Mapped};
 use crate::vcpu::VcpuState;
 
 /// All of a guest but its memory.
@@ -95,8 +95,27 @@ impl VmState {
         paging::table_pages(self.vcpu.sregs.cr3, base, memory_bytes / PAGE_BYTES, read)
     }
 
-    /// The saved guest's page that the guest-virtual `address` lies in, as its ring 0 sees it; nothing where none is mapped there. `read` fills a page of its memory, counted from the
-    /// guest's base.
+    /// Where the saved guest's page tables map a guest-virtual address to. `read` fills a page of
+    /// its memory, counted from the guest's base. Nothing where it is not mapped, or a table lies
+    /// outside memory.
+    ///
+    /// # Errors
+    /// Whatever `read` returns.
+    pub fn translate<E>(
+        &self,
+        virtual_address: u64,
+        mut read: impl FnMut(u64, &mut [u8; PAGE_BYTES as usize]) -> Result<(), E>,
+    ) -> Result<Option<Mapped>, E> {
+        paging::walk(self.vcpu.sregs.cr3, virtual_address, |entry| {
+            let table = self.physical_page(entry, &mut read)?;
+            let index = (entry % PAGE_BYTES / 8) as usize;
+            let word = table.and_then(|table| table.as_chunks().0.get(index).copied());
+            Ok(word.map(u64::from_le_bytes))
+        })
+    }
+
+    /// The saved guest's page that the guest-virtual `address` lies in, as its ring 0 sees it;
+    /// nothing where none is mapped there. `read` as for [`translate`](Self::translate).
     ///
     /// # Errors
     /// Whatever `read` returns.
@@ -105,25 +124,25 @@ impl VmState {
         address: u64,
         mut read: impl FnMut(u64, &mut [u8; PAGE_BYTES as usize]) -> Result<(), E>,
     ) -> Result<Option<[u8; PAGE_BYTES as usize]>, E> {
-        let Placement { base, memory_bytes } = self.placement;
-        let mut page_of = |physical: u64| {
-            let place = physical.checked_sub(base).filter(|at| *at < memory_bytes);
-            let mut bytes = [0; PAGE_BYTES as usize];
-            match place {
-                Some(at) => read(at / PAGE_BYTES, &mut bytes).map(|()| Some(bytes)),
-                None => Ok(None),
-            }
-        };
-        let physical = paging::walk(self.vcpu.sregs.cr3, address, |entry| {
-            let table = page_of(entry)?;
-            let index = (entry % PAGE_BYTES / 8) as usize;
-            let word = table.and_then(|table| table.as_chunks().0.get(index).copied());
-            Ok(word.map(u64::from_le_bytes))
-        })?;
-        match physical {
-            Some(physical) => page_of(physical),
+        match self.translate(address, &mut read)? {
+            Some(mapped) => self.physical_page(mapped.address, read),
             None => Ok(None),
         }
+    }
+
+    /// The page of memory that a guest-physical address lies in; nothing outside memory.
+    fn physical_page<E>(
+        &self,
+        physical: u64,
+        mut read: impl FnMut(u64, &mut [u8; PAGE_BYTES as usize]) -> Result<(), E>,
+    ) -> Result<Option<[u8; PAGE_BYTES as usize]>, E> {
+        let Placement { base, memory_bytes } = self.placement;
+        let Some(at) = physical.checked_sub(base).filter(|at| *at < memory_bytes) else {
+            return Ok(None);
+        };
+        let mut bytes = [0; PAGE_BYTES as usize];
+        read(at / PAGE_BYTES, &mut bytes)?;
+        Ok(Some(bytes))
     }
 }
 

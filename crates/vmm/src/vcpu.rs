@@ -182,6 +182,26 @@ fn all_taken(operation: &'static str, done: usize, entries: &[kvm_msr_entry]) ->
 }
 
 impl VcpuState {
+    /// The debug registers.
+    pub(crate) fn debug(&self) -> &kvm_debugregs {
+        &self.debug
+    }
+
+    /// The local interrupt controller.
+    pub(crate) fn lapic(&self) -> &kvm_lapic_state {
+        &self.lapic
+    }
+
+    /// The MSRs, in the order in which they are set.
+    pub(crate) fn msrs(&self) -> &[kvm_msr_entry] {
+        &self.msrs
+    }
+
+    /// Whether it runs or waits, as KVM numbers it.
+    pub(crate) fn mp_state(&self) -> u32 {
+        self.mp_state.mp_state
+    }
+
     /// Reads the state. Pending I/O must be complete.
     pub(crate) fn save(host: &Host, shell: &Shell) -> Result<Self, Error> {
         let vcpu = &shell.vcpu;
