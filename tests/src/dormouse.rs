@@ -315,7 +315,7 @@ fn modified(path: &Path) -> Option<SystemTime> {
 fn newest_source() -> Option<SystemTime> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let crates = [
-        "abi", "vmm", "snapshot", "archive", "pager", "pool", "server", "load", "cli",
+        "abi", "vmm", "snapshot", "archive", "pager", "pool", "explain", "server", "load", "cli",
     ];
     crates
         .iter()

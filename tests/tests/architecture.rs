@@ -18,6 +18,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("archive", &["snapshot"]),
     ("pager", &[]),
     ("pool", &["abi", "vmm", "snapshot", "pager"]),
+    ("explain", &["abi", "vmm", "snapshot", "pool"]),
     ("server", &["pool"]),
     ("load", &[]),
     (
@@ -27,7 +28,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "benches", "load", "server", "pool", "vmm", "snapshot", "pager", "archive",
+            "archive", "benches", "explain", "load", "server", "pool", "vmm", "snapshot", "pager",
         ],
     ),
     ("fuzz", &["snapshot", "vmm"]),

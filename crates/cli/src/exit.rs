@@ -29,12 +29,20 @@ pub(crate) enum Exit {
 impl Exit {
     /// The code that goes with an error, whatever was said around it.
     pub(crate) fn of(error: &anyhow::Error) -> Self {
+        use dormouse_explain::Error as Explain;
         use dormouse_snapshot::Error as Store;
         for cause in error.chain() {
             if let Some(failed) = cause.downcast_ref::<Failed>() {
                 return failed.exit;
             }
-            match cause.downcast_ref::<Store>() {
+            if let Some(Explain::Write { .. }) = cause.downcast_ref() {
+                return Self::Unavailable;
+            }
+            let store = match cause.downcast_ref() {
+                Some(Explain::Store(error)) => Some(error),
+                _ => cause.downcast_ref::<Store>(),
+            };
+            match store {
                 Some(
                     Store::InvalidName { .. }
                     | Store::InvalidId { .. }

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 use comfy_table::{Table, presets};
+use dormouse_explain::Section;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -91,6 +92,21 @@ pub(crate) fn properties(properties: &[(&str, String)]) -> Result<()> {
         table.add_row([*name, value]);
     }
     print(table)
+}
+
+/// Prints tables with titles, an empty line between them.
+pub(crate) fn sections(sections: &[Section]) -> Result<()> {
+    for (place, section) in sections.iter().enumerate() {
+        let gap = if place == 0 { "" } else { "\n" };
+        text(&format!("{gap}{}\n", section.title))?;
+        let mut table = table();
+        if !section.header.is_empty() {
+            table.set_header(&section.header);
+        }
+        table.add_rows(&section.rows);
+        print(table)?;
+    }
+    Ok(())
 }
 
 /// Everything about one function, as properties.

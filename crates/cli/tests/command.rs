@@ -100,7 +100,7 @@ fn the_command_line_is_checked() {
 #[test]
 fn what_is_not_there_is_66() {
     fails(&["invoke", "f"], 66, &["\"f\"", "\nhint: "]);
-    fails(&["snapshot", "inspect", "f"], 66, &["\"f\""]);
+    fails(&["snapshot", "inspect", "f"], 66, &["function f:"]);
     fails(&["snapshot", "rm", "f"], 66, &["\"f\""]);
     fails(&["deploy", "f", "no-such-file"], 66, &["no-such-file"]);
     fails(&["run", "no-such-file"], 66, &["no-such-file"]);

@@ -6,7 +6,7 @@ use std::ops::Range;
 use dormouse_abi::{HEADER_BYTES, Header};
 use dormouse_pool::SavedFunction;
 use dormouse_snapshot::{
-    FunctionName, Manifest, MemoryImage, PAGE_BYTES, Snapshot, SnapshotId, Store, WorkingSet,
+    FunctionName, LayerInfo, Manifest, MemoryImage, PAGE_BYTES, Snapshot, SnapshotId, Store, WorkingSet,
 };
 use dormouse_vmm::{VmDescription, VmState, layout};
 
@@ -99,6 +99,12 @@ impl Inspection {
             manifest: snapshot.manifest,
             memory: snapshot.memory,
         })
+    }
+
+    /// What the snapshot is a layer on, if it is one.
+    #[must_use]
+    pub fn layer(&self) -> Option<&LayerInfo> {
+        self.manifest.layer.as_ref()
     }
 
     /// The snapshot in words.

@@ -1,6 +1,7 @@
 //! `dormouse snapshot`: what is in the store, a verb a file.
 
 mod create;
+mod diff;
 mod export;
 mod flatten;
 mod gc;
@@ -26,12 +27,13 @@ pub(crate) use rm::Gone;
 pub(crate) use tag::Tagged;
 pub(crate) use verify::Verification;
 
-/// Makes, lists, inspects, verifies, flattens, tunes, tags, moves and removes snapshots
+/// Makes, lists, explains, compares, verifies, flattens, tunes, tags, moves and removes snapshots
 #[derive(Debug, Subcommand)]
 pub(crate) enum SnapshotCommand {
     Create(create::CreateArgs),
     Ls(ls::LsArgs),
     Inspect(inspect::InspectArgs),
+    Diff(diff::DiffArgs),
     Verify(verify::VerifyArgs),
     Flatten(flatten::FlattenArgs),
     Tune(tune::TuneArgs),
@@ -48,6 +50,7 @@ pub(crate) async fn snapshot(command: &SnapshotCommand) -> Result<()> {
         SnapshotCommand::Create(args) => create::create(args).await,
         SnapshotCommand::Ls(args) => ls::list(args).await,
         SnapshotCommand::Inspect(args) => inspect::inspect(args).await,
+        SnapshotCommand::Diff(args) => diff::diff(args),
         SnapshotCommand::Verify(args) => verify::verify(args),
         SnapshotCommand::Flatten(args) => flatten::flatten(args),
         SnapshotCommand::Tune(args) => tune::tune(args),
