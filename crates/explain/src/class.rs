@@ -7,9 +7,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 /// What a page of guest memory holds; the crate's page says how that is known.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum PageClass {
     /// Page tables.
@@ -127,7 +125,9 @@ mod tests {
         use PageClass::{Heap, Stack, Zero};
         assert_eq!(
             found,
-            [Zero, Heap, Stack, Stack, Heap, Zero, Zero, Stack, Heap, Zero]
+            [
+                Zero, Heap, Stack, Stack, Heap, Zero, Zero, Stack, Heap, Zero
+            ]
         );
         let pages: u64 = classes.runs().iter().map(|(r, _)| r.end - r.start).sum();
         assert_eq!(pages, 6);

@@ -182,7 +182,9 @@ fn push_changes(changes: &mut Vec<Change>, path: &str, a: &Value, b: &Value) {
         _ => format!("{path}.{name}"),
     };
     if let (Some(ours), Some(theirs)) = (children(a), children(b)) {
-        let names = ours.keys().chain(theirs.keys().filter(|name| !ours.contains_key(*name)));
+        let names = ours
+            .keys()
+            .chain(theirs.keys().filter(|name| !ours.contains_key(*name)));
         for name in names {
             let child = |of: &BTreeMap<String, Value>| of.get(name).cloned().unwrap_or_default();
             push_changes(changes, &below(name), &child(&ours), &child(&theirs));
@@ -246,10 +248,11 @@ fn memory(a: &Inspection, b: &Inspection) -> Result<MemoryDifference> {
         *classes
             .entry((a.classes.of(page), b.classes.of(page)))
             .or_default() += 1;
-        if !has_same_image {
+        let addresses = b.addresses(page);
+        if !has_same_image || b.image.symbols_in(addresses.clone()).is_empty() {
             return;
         }
-        let start = b.addresses(page).start;
+        let start = addresses.start;
         let pairs = (start..).zip(ours.iter().zip(theirs));
         for (address, _) in pairs.filter(|(_, (ours, theirs))| ours != theirs) {
             if let Some(symbol) = b.image.symbol_at(address) {
@@ -319,12 +322,14 @@ fn working_set(a: &Inspection, b: &Inspection) -> Vec<TouchChange> {
             *counts.entry((b.classes.of(page), was, is)).or_default() += 1;
         }
     }
-    let changes = counts.into_iter().map(|((class, a, b), pages)| TouchChange {
-        class,
-        a: a.to_owned(),
-        b: b.to_owned(),
-        pages,
-    });
+    let changes = counts
+        .into_iter()
+        .map(|((class, a, b), pages)| TouchChange {
+            class,
+            a: a.to_owned(),
+            b: b.to_owned(),
+            pages,
+        });
     changes.collect()
 }
 
@@ -337,7 +342,8 @@ mod tests {
     #[test]
     fn leaves_that_differ_are_named() {
         let a = json!({"list": [{"name": "cr0", "value": "0x1", "bits": ["PE"]}], "x": {"y": 1}});
-        let b = json!({"list": [{"name": "cr0", "value": "0x0"}], "x": {"y": 1, "z": null, "w": [1]}});
+        let b =
+            json!({"list": [{"name": "cr0", "value": "0x0"}], "x": {"y": 1, "z": null, "w": [1]}});
         let found = changes(&a, &b);
         let found: Vec<_> = found
             .iter()

@@ -296,8 +296,7 @@ fn symbols(inspection: &Inspection) -> Vec<SymbolFacts> {
         .filter_map(|symbol| {
             let start = symbol.address.checked_sub(inspection.base)?;
             let pages = start / page_bytes..(start + symbol.bytes).div_ceil(page_bytes);
-            let touched =
-                spans::count_within(read, &pages) + spans::count_within(written, &pages);
+            let touched = spans::count_within(read, &pages) + spans::count_within(written, &pages);
             Some(SymbolFacts {
                 name: symbol.name.clone(),
                 class: symbol.class,

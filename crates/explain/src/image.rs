@@ -166,7 +166,9 @@ impl ImageMap {
         }
         let heaviest = |weights: [u64; IMAGE_CLASSES.len()]| {
             let classes = IMAGE_CLASSES.into_iter().zip(weights);
-            classes.max_by_key(|(_, bytes)| *bytes).map(|(class, _)| class)
+            classes
+                .max_by_key(|(_, bytes)| *bytes)
+                .map(|(class, _)| class)
         };
         weights
             .into_iter()

@@ -6,7 +6,8 @@ use std::ops::Range;
 use dormouse_abi::{HEADER_BYTES, Header};
 use dormouse_pool::SavedFunction;
 use dormouse_snapshot::{
-    FunctionName, LayerInfo, Manifest, MemoryImage, PAGE_BYTES, Snapshot, SnapshotId, Store, WorkingSet,
+    FunctionName, LayerInfo, Manifest, MemoryImage, PAGE_BYTES, Snapshot, SnapshotId, Store,
+    WorkingSet,
 };
 use dormouse_vmm::{VmDescription, VmState, layout};
 
@@ -138,7 +139,10 @@ fn known_pages(
     let whole = |bytes: Range<u64>| {
         bytes.start / layout::PAGE_BYTES..bytes.end.div_ceil(layout::PAGE_BYTES)
     };
-    put(whole(layout::GDT_OFFSET..layout::PML4_OFFSET), PageClass::BootData);
+    put(
+        whole(layout::GDT_OFFSET..layout::PML4_OFFSET),
+        PageClass::BootData,
+    );
     put(
         whole(layout::BOOT_STACK_OFFSET..layout::KERNEL_OFFSET),
         PageClass::Stack,

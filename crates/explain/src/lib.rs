@@ -35,7 +35,9 @@ mod spans;
 mod text;
 
 pub use class::PageClass;
-pub use difference::{Change, ClassChange, Difference, MemoryDifference, SymbolChange, TouchChange};
+pub use difference::{
+    Change, ClassChange, Difference, MemoryDifference, SymbolChange, TouchChange,
+};
 pub use error::{Error, Result};
 pub use explanation::{
     Access, ClassPages, Explanation, LayerFacts, MemoryFacts, PackFacts, SnapshotFacts,

@@ -71,8 +71,14 @@ mod tests {
     fn crates_tell_whose_a_symbol_is() {
         for (name, owner) in [
             ("hermit::entropy::POOL", Some(Owner::Kernel)),
-            ("<hermit::fs::File as core::fmt::Debug>::fmt", Some(Owner::Kernel)),
-            ("<&mut hermit::fs::File as core::fmt::Debug>::fmt", Some(Owner::Kernel)),
+            (
+                "<hermit::fs::File as core::fmt::Debug>::fmt",
+                Some(Owner::Kernel),
+            ),
+            (
+                "<&mut hermit::fs::File as core::fmt::Debug>::fmt",
+                Some(Owner::Kernel),
+            ),
             ("std::sys::pal::hermit::args::ARGV", Some(Owner::Function)),
             ("dormouse_guest::serve::run", Some(Owner::Function)),
             ("hermit_abi::write", None),
@@ -91,6 +97,9 @@ mod tests {
     fn names_are_cut() {
         let name = demangle(&"ü".repeat(10_000));
         assert!(name.len() <= MAX_NAME_BYTES + '…'.len_utf8() && name.ends_with('…'));
-        assert_eq!(demangle("_ZN6hermit7entropy4POOL17h9770772f6c405eb5E"), "hermit::entropy::POOL");
+        assert_eq!(
+            demangle("_ZN6hermit7entropy4POOL17h9770772f6c405eb5E"),
+            "hermit::entropy::POOL"
+        );
     }
 }

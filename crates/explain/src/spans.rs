@@ -58,7 +58,9 @@ mod tests {
         assert_eq!(count_within(&joined, &(6..8)), 0);
         assert!(contains(&joined, 11) && !contains(&joined, 12));
         let mut ranges = Vec::new();
-        [1, 2, 5].into_iter().for_each(|page| push(&mut ranges, page));
+        [1, 2, 5]
+            .into_iter()
+            .for_each(|page| push(&mut ranges, page));
         assert_eq!(ranges, [1..3, 5..6]);
     }
 }

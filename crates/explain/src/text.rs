@@ -10,6 +10,10 @@ use crate::explanation::{Access, Explanation, MemoryFacts, WorkingSetFacts};
 /// The most rows of symbols and of pages; JSON has more.
 const MAX_ROWS: usize = 24;
 
+/// The most characters of a cell with a name, and of a line in a list of words.
+const MAX_NAME_CHARS: usize = 64;
+const MAX_LINE_CHARS: usize = 96;
+
 /// A table with a title.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Section {
@@ -30,10 +34,7 @@ impl Section {
         }
     }
 
-    fn properties<'a>(
-        title: &str,
-        rows: impl IntoIterator<Item = (&'a str, String)>,
-    ) -> Self {
+    fn properties<'a>(title: &str, rows: impl IntoIterator<Item = (&'a str, String)>) -> Self {
         let rows = rows.into_iter();
         let rows = rows.map(|(name, value)| vec![name.to_owned(), value]);
         Self::new(title, &[], rows.collect())
@@ -69,6 +70,34 @@ fn duration(us: u64) -> String {
     }
 }
 
+/// A name as far as there is room for it. Its end says more than its start.
+fn name(name: &str) -> String {
+    let chars = name.chars().count();
+    if chars <= MAX_NAME_CHARS {
+        return name.to_owned();
+    }
+    let end: String = name.chars().skip(chars - MAX_NAME_CHARS + 1).collect();
+    format!("…{end}")
+}
+
+/// Words in lines.
+fn lines(words: &[String]) -> String {
+    let mut text = String::new();
+    let mut line_chars = 0;
+    for word in words {
+        let chars = word.chars().count() + 1;
+        if line_chars > 0 && line_chars + chars > MAX_LINE_CHARS {
+            text.push('\n');
+            line_chars = 0;
+        } else if line_chars > 0 {
+            text.push(' ');
+        }
+        text.push_str(word);
+        line_chars += chars;
+    }
+    text
+}
+
 fn yes(value: bool) -> String {
     if value { "yes" } else { "no" }.to_owned()
 }
@@ -84,7 +113,10 @@ impl Explanation {
         let mut sections = vec![self.snapshot_section(), classes(&self.memory)];
         sections.extend(self.symbol_section());
         sections.extend(self.working_set.iter().flat_map(working_set));
-        sections.push(registers(&self.machine.registers, self.instruction.as_deref()));
+        sections.push(registers(
+            &self.machine.registers,
+            self.instruction.as_deref(),
+        ));
         sections.extend(control(&self.machine));
         sections.push(self.clock_section());
         sections.push(self.host_section());
@@ -145,7 +177,7 @@ impl Explanation {
     fn symbol_section(&self) -> Option<Section> {
         let shown = self.symbols.iter().take(MAX_ROWS).map(|symbol| {
             vec![
-                symbol.name.clone(),
+                name(&symbol.name),
                 symbol.class.name().to_owned(),
                 symbol.address.clone(),
                 size(symbol.bytes),
@@ -167,11 +199,17 @@ impl Explanation {
                 ("tsc", clocks.tsc.to_string()),
                 ("tsc frequency", format!("{} kHz", clocks.tsc_khz)),
                 ("tsc age", duration(clocks.uptime_us)),
-                ("tsc deadline", match clocks.tsc_deadline {
-                    0 => "none".to_owned(),
-                    deadline => deadline.to_string(),
-                }),
-                ("saved at", format!("{} ms since 1970", clocks.saved_unix_ns / 1_000_000)),
+                (
+                    "tsc deadline",
+                    match clocks.tsc_deadline {
+                        0 => "none".to_owned(),
+                        deadline => deadline.to_string(),
+                    },
+                ),
+                (
+                    "saved at",
+                    format!("{} ms since 1970", clocks.saved_unix_ns / 1_000_000),
+                ),
                 ("kvm clock", yes(clocks.kvm_clock)),
                 ("boot time at", place(&clocks.boot_time_at)),
                 ("last reseed at", place(&clocks.last_reseed_at)),
@@ -195,7 +233,7 @@ impl Explanation {
                 ("kvm", host.kvm_flavour.clone()),
                 ("ring 0 emulated", yes(host.emulated_ring0)),
                 ("tsc settable", yes(host.tsc_settable)),
-                ("features", host.features.join(" ")),
+                ("features", lines(&host.features)),
             ],
         )
     }
@@ -217,7 +255,14 @@ fn classes(memory: &MemoryFacts) -> Section {
         rows.push(class_row(class.class.name(), counts));
     }
     rows.push(class_row("all", sum));
-    let header = ["CLASS", "PAGES", "SIZE", "SHARED WITH PARENT", "READ", "WRITTEN"];
+    let header = [
+        "CLASS",
+        "PAGES",
+        "SIZE",
+        "SHARED WITH PARENT",
+        "READ",
+        "WRITTEN",
+    ];
     Section::new("Memory", &header, rows)
 }
 
@@ -234,9 +279,9 @@ fn class_row(name: &str, [pages, shared, read, written]: [u64; 4]) -> Vec<String
 
 fn working_set(set: &WorkingSetFacts) -> Option<Section> {
     let rows = set.pages.iter().take(MAX_ROWS).map(|page| {
-        let mut symbols = page.symbols.join(", ");
+        let mut symbols: Vec<_> = page.symbols.iter().map(|symbol| name(symbol)).collect();
         if page.more_symbols > 0 {
-            symbols += &format!(" and {} more", page.more_symbols);
+            symbols.push(format!("and {} more", page.more_symbols));
         }
         vec![
             page.page.to_string(),
@@ -247,7 +292,7 @@ fn working_set(set: &WorkingSetFacts) -> Option<Section> {
             }
             .to_owned(),
             page.class.name().to_owned(),
-            symbols,
+            symbols.join("\n"),
         ]
     });
     let title = format!(
@@ -267,7 +312,11 @@ fn registers(registers: &[Register], instruction: Option<&str>) -> Section {
         }
         vec![register.name.clone(), register.value.clone(), meaning]
     });
-    Section::new("Registers", &["REGISTER", "VALUE", "MEANING"], rows.collect())
+    Section::new(
+        "Registers",
+        &["REGISTER", "VALUE", "MEANING"],
+        rows.collect(),
+    )
 }
 
 fn control(machine: &VmDescription) -> [Section; 4] {
@@ -373,11 +422,15 @@ fn memory_difference(memory: &MemoryDifference) -> Vec<Section> {
     let classes: Vec<_> = classes.collect();
     if !classes.is_empty() {
         let title = format!("Memory: {} changed", pages(memory.changed_pages));
-        sections.push(Section::new(&title, &["WAS", "IS", "PAGES", "SIZE"], classes));
+        sections.push(Section::new(
+            &title,
+            &["WAS", "IS", "PAGES", "SIZE"],
+            classes,
+        ));
     }
     let symbols = memory.symbols.iter().take(MAX_ROWS).map(|symbol| {
         let bytes = symbol.changed_bytes.to_string();
-        vec![symbol.name.clone(), class(symbol.class), bytes]
+        vec![name(&symbol.name), class(symbol.class), bytes]
     });
     let symbols: Vec<_> = symbols.collect();
     if !symbols.is_empty() {
@@ -390,6 +443,18 @@ fn memory_difference(memory: &MemoryDifference) -> Vec<Section> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_texts_are_cut_or_wrapped() {
+        assert_eq!(name("a::b"), "a::b");
+        let long = name(&"ü".repeat(100));
+        assert_eq!(long.chars().count(), MAX_NAME_CHARS);
+        assert!(long.starts_with('…'));
+        let words = vec!["word".to_owned(); 50];
+        let wrapped = lines(&words);
+        assert!(wrapped.lines().all(|line| line.len() <= MAX_LINE_CHARS));
+        assert_eq!(wrapped.split_whitespace().count(), 50);
+    }
 
     #[test]
     fn sizes_and_times() {

@@ -29,7 +29,9 @@ async fn store(folder: &tempfile::TempDir) -> Option<Store> {
         ..FunctionConfig::default()
     };
     for (name, config) in [("one", FunctionConfig::default()), ("other", other)] {
-        pool.deploy(name, image.clone().into(), config).await.unwrap();
+        pool.deploy(name, image.clone().into(), config)
+            .await
+            .unwrap();
     }
     pool.drain(Duration::from_secs(1)).await;
     Some(store)
@@ -51,7 +53,10 @@ fn check_words(inspection: &Inspection) {
     let explanation = inspection.explain();
     assert!(explanation.notes.is_empty(), "{:?}", explanation.notes);
     let memory = &explanation.memory;
-    assert_eq!(memory.pages, explanation.snapshot.memory_bytes / PAGE_BYTES as u64);
+    assert_eq!(
+        memory.pages,
+        explanation.snapshot.memory_bytes / PAGE_BYTES as u64
+    );
     let sum: u64 = memory.classes.iter().map(|class| class.pages).sum();
     assert_eq!(sum, memory.pages);
     let bytes: u64 = memory.classes.iter().map(|class| class.bytes).sum();
@@ -62,7 +67,12 @@ fn check_words(inspection: &Inspection) {
         assert!(pages(&explanation, class) > 0, "{class:?}: {memory:?}");
     }
 
-    let symbol = |name: &str| explanation.symbols.iter().find(|symbol| symbol.name == name);
+    let symbol = |name: &str| {
+        explanation
+            .symbols
+            .iter()
+            .find(|symbol| symbol.name == name)
+    };
     let page = symbol("dormouse_guest::port::PAGE").expect("the mailbox");
     assert_eq!((page.bytes, page.class), (4096, PageClass::FunctionData));
     let idt = symbol("hermit::arch::x86_64::kernel::interrupts::IDT").expect("the IDT");
@@ -72,27 +82,67 @@ fn check_words(inspection: &Inspection) {
 
     let instruction = explanation.instruction.as_deref().expect("a symbol");
     assert!(instruction.contains("dormouse_guest::"), "{instruction}");
-    assert_eq!(explanation.snapshot.abi_version, Some(dormouse_abi::ABI_VERSION));
+    assert_eq!(
+        explanation.snapshot.abi_version,
+        Some(dormouse_abi::ABI_VERSION)
+    );
     let machine = &explanation.machine;
-    let register = |name| machine.control.registers.iter().find(|found| found.name == name);
+    let register = |name| {
+        machine
+            .control
+            .registers
+            .iter()
+            .find(|found| found.name == name)
+    };
     let bits = |name| register(name).map(|found: &dormouse_vmm::Register| found.bits.clone());
     let cr0 = bits("cr0").expect("CR0");
-    assert!(["PE", "PG", "WP"].iter().all(|bit| cr0.iter().any(|found| found == bit)), "{cr0:?}");
+    assert!(
+        ["PE", "PG", "WP"]
+            .iter()
+            .all(|bit| cr0.iter().any(|found| found == bit)),
+        "{cr0:?}"
+    );
     let efer = bits("efer").expect("EFER");
     assert!(efer.iter().any(|bit| bit == "LMA"), "{efer:?}");
-    assert!(machine.host.features.iter().any(|feature| feature == "long-mode"));
+    assert!(
+        machine
+            .host
+            .features
+            .iter()
+            .any(|feature| feature == "long-mode")
+    );
     let stored: u64 = explanation.packs.iter().map(|pack| pack.stored_bytes).sum();
     assert!(stored > 0);
 
     let titles: Vec<Section> = explanation.text();
-    let has = |title: &str| titles.iter().any(|section| section.title.starts_with(title));
-    for title in ["Snapshot", "Memory", "Largest symbols", "Registers", "Clocks", "Host", "Files"] {
+    let has = |title: &str| {
+        titles
+            .iter()
+            .any(|section| section.title.starts_with(title))
+    };
+    for title in [
+        "Snapshot",
+        "Memory",
+        "Largest symbols",
+        "Registers",
+        "Clocks",
+        "Host",
+        "Files",
+    ] {
         assert!(has(title), "{title}");
     }
     for section in &titles {
-        let widths = section.rows.iter().map(Vec::len).chain([section.header.len()]);
+        let widths = section
+            .rows
+            .iter()
+            .map(Vec::len)
+            .chain([section.header.len()]);
         let widths: Vec<_> = widths.filter(|width| *width > 0).collect();
-        assert!(widths.windows(2).all(|pair| pair[0] == pair[1]), "{}", section.title);
+        assert!(
+            widths.windows(2).all(|pair| pair[0] == pair[1]),
+            "{}",
+            section.title
+        );
     }
 }
 
@@ -119,10 +169,19 @@ fn check_working_set(store: &Store) {
     assert_eq!((facts.read_pages, facts.written_pages), (1, 1));
     assert_eq!(facts.pages[0].page, mailbox);
     assert_eq!(facts.pages[0].symbols, ["dormouse_guest::port::PAGE"]);
-    assert!(facts.pages[1].symbols.iter().any(|name| name.ends_with("::IDT")));
+    assert!(
+        facts.pages[1]
+            .symbols
+            .iter()
+            .any(|name| name.ends_with("::IDT"))
+    );
     let without = open(store, "other");
     let difference = Difference::between(&without, &with).unwrap();
-    let touched: u64 = difference.working_set.iter().map(|change| change.pages).sum();
+    let touched: u64 = difference
+        .working_set
+        .iter()
+        .map(|change| change.pages)
+        .sum();
     assert_eq!(touched, 2);
 }
 
@@ -132,7 +191,10 @@ fn check_differences(one: &Inspection, other: &Inspection) {
 
     let difference = Difference::between(one, other).unwrap();
     assert!(!difference.is_empty());
-    let timeout = difference.config.iter().find(|change| change.what == "timeout_ms");
+    let timeout = difference
+        .config
+        .iter()
+        .find(|change| change.what == "timeout_ms");
     let timeout = timeout.expect("the timeout");
     assert_eq!((timeout.a.as_str(), timeout.b.as_str()), ("10000", "1234"));
     let names = |list: &[dormouse_explain::Change]| -> Vec<String> {
@@ -144,13 +206,31 @@ fn check_differences(one: &Inspection, other: &Inspection) {
     assert!(names(&difference.registers).contains(&"rip".to_owned()));
     assert!(names(&difference.clocks).contains(&"tsc".to_owned()));
     assert!(difference.host.is_empty(), "{:?}", difference.host);
-    let changed: u64 = difference.memory.classes.iter().map(|class| class.pages).sum();
+    let changed: u64 = difference
+        .memory
+        .classes
+        .iter()
+        .map(|class| class.pages)
+        .sum();
     assert_eq!(changed, difference.memory.changed_pages);
     let boot_time = "hermit::arch::x86_64::kernel::systemtime::BOOT_TIME";
     let symbols = &difference.memory.symbols;
-    assert!(symbols.iter().any(|symbol| symbol.name == boot_time), "{symbols:?}");
-    let text = |class| difference.memory.classes.iter().any(|change| change.b == class);
-    assert!(!text(PageClass::FunctionText), "code does not change: {:?}", difference.memory);
+    assert!(
+        symbols.iter().any(|symbol| symbol.name == boot_time),
+        "{symbols:?}"
+    );
+    let text = |class| {
+        difference
+            .memory
+            .classes
+            .iter()
+            .any(|change| change.b == class)
+    };
+    assert!(
+        !text(PageClass::FunctionText),
+        "code does not change: {:?}",
+        difference.memory
+    );
 }
 
 fn check_pictures(folder: &tempfile::TempDir, one: &Inspection, other: &Inspection) {
@@ -161,7 +241,9 @@ fn check_pictures(folder: &tempfile::TempDir, one: &Inspection, other: &Inspecti
         let text = fs::read_to_string(&svg).unwrap();
         let document = roxmltree::Document::parse(&text).unwrap();
         assert_eq!(document.root_element().tag_name().name(), "svg");
-        let paths = document.descendants().filter(|node| node.has_tag_name("path"));
+        let paths = document
+            .descendants()
+            .filter(|node| node.has_tag_name("path"));
         let cells: usize = paths
             .filter_map(|path| path.attribute("d"))
             .map(|d| d.matches("h6v6").count())
@@ -175,15 +257,17 @@ fn check_pictures(folder: &tempfile::TempDir, one: &Inspection, other: &Inspecti
         let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
         let info = reader.next_frame(&mut pixels).unwrap();
         let view_box = format!("0 0 {} {}", info.width, info.height);
-        assert_eq!(document.root_element().attribute("viewBox"), Some(&*view_box));
+        assert_eq!(
+            document.root_element().attribute("viewBox"),
+            Some(&*view_box)
+        );
         let colours: std::collections::BTreeSet<_> = pixels.chunks(3).collect();
         assert!(colours.len() > 4, "{}", colours.len());
-        if let Some(kept) = std::env::var_os("DORMOUSE_TEST_PICTURES") {
-            fs::copy(&png, PathBuf::from(kept).join(format!("{name}.png"))).unwrap();
-        }
     }
     for wrong in ["map.gif", "map", "svg"] {
-        let error = Picture::of(one, None).unwrap().write(&folder.path().join(wrong));
+        let error = Picture::of(one, None)
+            .unwrap()
+            .write(&folder.path().join(wrong));
         let error = error.unwrap_err();
         assert!(matches!(error, Error::UnknownPicture { .. }));
         assert!(error.to_string().contains(".svg or .png"), "{error}");

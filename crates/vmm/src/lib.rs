@@ -48,7 +48,8 @@ pub use host::{Capability, Host, HostProfile};
 pub use image::{GuestImage, Interface, Symbols};
 pub use kick::Interrupter;
 pub use paging::{
-    Mapped, Mapping, build as build_page_tables, translate, translate_by_mapper, translations_differ,
+    Mapped, Mapping, build as build_page_tables, translate, translate_by_mapper,
+    translations_differ,
 };
 pub use ram::GuestRam;
 pub use shell::Shell;

@@ -75,27 +75,21 @@ impl Picture {
         let (read, written) = set.map_or((&[][..], &[][..]), |set| (&set.read, &set.written));
         let data = inspection.memory.data();
 
-        let pages_per_cell = pages.div_ceil(MAX_CELLS).max(1).next_power_of_two();
-        let mut cells = vec![Touch::Zero; pages.div_ceil(pages_per_cell) as usize];
-        let kinds = [
-            (data, Touch::Untouched),
-            (&dirtied, Touch::Dirtied),
-            (read, Touch::Read),
-            (written, Touch::Written),
-        ];
-        for (ranges, touch) in kinds {
-            for range in ranges {
-                let first = (range.start / pages_per_cell) as usize;
-                let end = (range.end.div_ceil(pages_per_cell) as usize).min(cells.len());
-                for cell in cells.get_mut(first..end).unwrap_or_default() {
-                    *cell = touch.max(*cell);
-                }
-            }
-        }
+        let (pages_per_cell, cells) = cells(
+            pages,
+            &[
+                (data, Touch::Untouched),
+                (&dirtied, Touch::Dirtied),
+                (read, Touch::Read),
+                (written, Touch::Written),
+            ],
+        );
 
         let touched = spans::union(read, written);
         let within_touched = |ranges: &[Range<u64>]| -> u64 {
-            let common = ranges.iter().map(|range| spans::count_within(&touched, range));
+            let common = ranges
+                .iter()
+                .map(|range| spans::count_within(&touched, range));
             common.sum()
         };
         let dirtied_alone = spans::count(&dirtied) - within_touched(&dirtied);
@@ -162,6 +156,22 @@ impl Picture {
     }
 }
 
+/// How many pages there are in a cell, and what every cell shows of a memory of `pages`.
+fn cells(pages: u64, kinds: &[(&[Range<u64>], Touch)]) -> (u64, Vec<Touch>) {
+    let pages_per_cell = pages.div_ceil(MAX_CELLS).max(1).next_power_of_two();
+    let mut cells = vec![Touch::Zero; pages.div_ceil(pages_per_cell) as usize];
+    for (ranges, touch) in kinds {
+        for range in *ranges {
+            let first = (range.start / pages_per_cell) as usize;
+            let end = (range.end.div_ceil(pages_per_cell) as usize).min(cells.len());
+            for cell in cells.get_mut(first..end).unwrap_or_default() {
+                *cell = (*cell).max(*touch);
+            }
+        }
+    }
+    (pages_per_cell, cells)
+}
+
 /// Pages that differ from the parent's, in ranges.
 fn differing(inspection: &Inspection, parent: &Inspection) -> Result<Vec<Range<u64>>> {
     let mut found = Vec::new();
@@ -191,4 +201,32 @@ fn not_as_loaded(inspection: &Inspection) -> Result<Vec<Range<u64>>> {
         }
     })?;
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(
+        clippy::single_range_in_vec_init,
+        reason = "lists of one range are meant"
+    )]
+    use super::*;
+
+    #[test]
+    fn the_largest_guest_has_as_many_cells_as_one_of_64_mib() {
+        let data = [0..1, 5000..5001];
+        let kinds = [
+            (&data[..], Touch::Untouched),
+            (&[4096..4097], Touch::Written),
+        ];
+        let (pages_per_cell, large) = cells(dormouse_snapshot::MAX_MEMORY_PAGES, &kinds);
+        assert_eq!((pages_per_cell, large.len()), (4096, 1 << 14));
+        assert_eq!(large[..3], [Touch::Untouched, Touch::Written, Touch::Zero]);
+        let (pages_per_cell, small) = cells(1 << 14, &kinds);
+        assert_eq!((pages_per_cell, small.len()), (1, 1 << 14));
+        assert_eq!(small[4096], Touch::Written);
+        assert_eq!(small[5000], Touch::Untouched);
+        // Ranges beyond the end are nowhere.
+        assert_eq!(cells(3, &[(&[2..9], Touch::Read)]).1[2], Touch::Read);
+        assert_eq!(cells(3, &[(&[7..9], Touch::Read)]).1, [Touch::Zero; 3]);
+    }
 }

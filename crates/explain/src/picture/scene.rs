@@ -14,7 +14,7 @@ const TOP: u32 = 76;
 /// Below the cells: a line for each kind.
 const LEGEND_TOP: u32 = 26;
 const LEGEND_LINE: u32 = 22;
-const BOTTOM: u32 = 22;
+const BOTTOM: u32 = 28;
 /// Rows between two addresses.
 const ROWS_PER_LABEL: usize = 16;
 
@@ -145,7 +145,7 @@ pub(super) fn draw(picture: &Picture) -> Scene {
         let text = format!("{count:>9} pages  {meaning}");
         lines.push(line(LEFT + 20, top + 10, INK, text));
     }
-    let note = legend + Touch::ALL.len() as u32 * LEGEND_LINE + 10;
+    let note = legend + Touch::ALL.len() as u32 * LEGEND_LINE + 16;
     let mut about = match picture.pages_per_cell {
         1 => "a cell is a page".to_owned(),
         pages => format!("a cell is {pages} pages and shows the most remarkable"),

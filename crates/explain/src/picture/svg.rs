@@ -22,7 +22,10 @@ fn write(scene: &Scene, svg: &mut String) -> std::fmt::Result {
     )?;
     writeln!(svg, "<title>{}</title>", escape(&scene.title))?;
     let paper = hex(scene.paper);
-    writeln!(svg, "<rect width=\"{width}\" height=\"{height}\" fill=\"{paper}\"/>")?;
+    writeln!(
+        svg,
+        "<rect width=\"{width}\" height=\"{height}\" fill=\"{paper}\"/>"
+    )?;
     for (colour, areas) in &scene.areas {
         if areas.is_empty() {
             continue;
@@ -79,6 +82,9 @@ mod tests {
 
     #[test]
     fn what_means_something_in_xml_is_escaped() {
-        assert_eq!(escape("<a b=\"c\">&\0"), "&lt;a b=&quot;c&quot;&gt;&amp;\u{FFFD}");
+        assert_eq!(
+            escape("<a b=\"c\">&\0"),
+            "&lt;a b=&quot;c&quot;&gt;&amp;\u{FFFD}"
+        );
     }
 }
