@@ -51,7 +51,9 @@ pub(crate) fn demangle(mangled: &str) -> String {
                 self.0.push_str(text);
                 return Ok(());
             }
-            self.0.push_str(&text[..text.floor_char_boundary(room)]);
+            let fits = |(at, c): &(usize, char)| at + c.len_utf8() <= room;
+            let kept = text.char_indices().take_while(fits).map(|(_, c)| c);
+            self.0.extend(kept);
             self.0.push('…');
             Err(fmt::Error)
         }
