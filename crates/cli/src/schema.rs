@@ -48,11 +48,16 @@ const COMMANDS: &[(&str, Source)] = &[
     ("deploy", Api("Deployed")),
     ("doctor", Types(types::<doctor::Findings>)),
     ("snapshot create", AnyOf(&[Api("Deployed"), Api("Warmed")])),
+    ("snapshot diff", Types(types::<dormouse_explain::Difference>)),
     ("snapshot export", Types(types::<snapshot::ExportReport>)),
     ("snapshot flatten", Types(types::<snapshot::Flattened>)),
     ("snapshot gc", Types(types::<snapshot::Collected>)),
     ("snapshot import", Types(types::<snapshot::ImportReport>)),
-    ("snapshot inspect", Api("FunctionInfo")),
+    (
+        "snapshot inspect",
+        // On a store, and from a server.
+        AnyOf(&[Types(types::<dormouse_explain::Explanation>), Api("FunctionInfo")]),
+    ),
     (
         "snapshot ls",
         AnyOf(&[
