@@ -95,13 +95,24 @@ pub(crate) fn sync_folder(path: &Path) -> Result<()> {
     folder.sync_all().map_err(Error::io("flush", path))
 }
 
-/// Creates the folder `path` and those above it; those that exist are fine.
+/// Creates the folder `path` and those above it, on disk when this returns; those that exist are
+/// fine.
 pub(crate) fn create_folders(path: &Path) -> Result<()> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(Error::io("create the folder", path))
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    create_folders(parent)?;
+    match DirBuilder::new().mode(0o700).create(path) {
+        // Whoever made it just now may not have flushed it yet.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+        created => created.map_err(Error::io("create the folder", path))?,
+    }
+    // What is published in a folder is lost with the folder's own entry.
+    sync_folder(parent)
 }
 
 /// Renames, which is how everything in a store appears and disappears.

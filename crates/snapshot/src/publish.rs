@@ -18,7 +18,7 @@ use crate::state_file::StateFile;
 use crate::table::PageTable;
 use crate::{
     Compression, Digest, Draft, Error, FORMAT_VERSION, FunctionName, MAX_LAYER_DEPTH, Manifest,
-    MemoryDraft, PAGE_BYTES, Result, SnapshotId, SnapshotRef, Store, codec,
+    MemoryDraft, PAGE_BYTES, Result, SnapshotId, SnapshotRef, Store, WorkingSet, codec,
 };
 
 /// A draft whose state is encoded.
@@ -29,6 +29,7 @@ struct Encoded<'a> {
     state: Vec<u8>,
     pages: DraftPages<'a>,
     compression: Compression,
+    working_set: Option<&'a WorkingSet>,
 }
 
 /// Publishes `draft` in `store`.
@@ -51,6 +52,7 @@ pub(crate) fn publish<S: Serialize>(
         state,
         pages: DraftPages::new(draft.memory, draft.image)?,
         compression: draft.compression,
+        working_set: None,
     };
     // The parent must stay until the layer is there.
     let lease = draft.parent.as_ref();
@@ -90,12 +92,9 @@ pub(crate) fn flatten(
         state: folder.encoded_state,
         pages: DraftPages::new(memory, &image)?,
         compression,
+        working_set: folder.working_set.as_ref().ok().and_then(Option::as_ref),
     };
-    let id = write(store, &function, encoded, Sharing::Nothing)?;
-    if let Ok(Some(set)) = &folder.working_set {
-        store.save_working_set(&function, &id, set)?;
-    }
-    Ok(id)
+    write(store, &function, encoded, Sharing::Nothing)
 }
 
 fn refused(reason: String) -> Error {
@@ -199,6 +198,10 @@ fn write(
     files::write(&temp.path().join(MANIFEST), &manifest)?;
     let state_file = [header.encode().as_slice(), &body].concat();
     files::write(&temp.path().join(StateFile::NAME), &state_file)?;
+    if let Some(set) = draft.working_set {
+        let content = set.encode(memory_pages, &body_digest)?;
+        files::write(&temp.path().join(WorkingSet::NAME), &content)?;
+    }
     put_in_place(store, function, id, temp)?;
     Ok(id)
 }
@@ -266,10 +269,16 @@ pub(crate) fn put_in_place(
     files::sync_folder(temp.path())?;
     let function_folder = store.function_folder(function);
     files::create_folders(&function_folder)?;
-    temp.rename(&function_folder.join(id.to_string()))?;
-    [function_folder.as_path(), store.path()]
+    let place = function_folder.join(id.to_string());
+    temp.rename(&place)?;
+    let flushed = [function_folder.as_path(), store.path()]
         .into_iter()
-        .try_for_each(files::sync_folder)
+        .try_for_each(files::sync_folder);
+    if flushed.is_err() {
+        // Whoever is told of a failure must not find the snapshot later.
+        let _ = TempFolder::take(store.path(), &place);
+    }
+    flushed
 }
 
 /// Replaces the working set in the snapshot folder `folder` of the store at `root`.
