@@ -32,6 +32,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("fuzz", &["snapshot", "vmm"]),
+    ("torture", &["pool", "vmm", "snapshot", "pager"]),
     ("xtask", &[]),
 ];
 
@@ -49,7 +50,7 @@ const HTTP: &[&str] = &[
 /// Who may.
 const KNOW_HTTP: &[&str] = &["server", "load", "cli", "tests", "benches", "xtask"];
 /// Who may look at arguments and environment.
-const KNOW_ENVIRONMENT: &[&str] = &["cli", "tests", "fuzz", "benches", "xtask"];
+const KNOW_ENVIRONMENT: &[&str] = &["cli", "tests", "fuzz", "torture", "benches", "xtask"];
 
 /// Where `unsafe` may stand: files and folders below each package's `src`.
 const UNSAFE: &[(&str, &[&str])] = &[
@@ -94,7 +95,7 @@ fn packages() -> Vec<Package> {
 fn sources(name: &str) -> PathBuf {
     let folder = match name {
         "benches" => root().join(name),
-        "fuzz" => root().join("tests").join(name),
+        "fuzz" | "torture" => root().join("tests").join(name),
         _ => root().join("crates").join(name),
     };
     folder.join("src")

@@ -271,6 +271,11 @@ impl Error {
     pub(crate) fn is_not_found(&self) -> bool {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
+
+    /// Whether something that is not a folder is in a folder's place.
+    pub(crate) fn is_not_a_folder(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotADirectory)
+    }
 }
 
 fn remedy(source: &io::Error) -> &'static str {
