@@ -15,6 +15,7 @@ mod repo;
 mod setup;
 mod test;
 mod toolchain;
+mod torture;
 
 use std::process::ExitCode;
 
@@ -45,6 +46,9 @@ enum Command {
     Fuzz(fuzz::FuzzArgs),
     /// Write the golden snapshots anew (snapshots/golden)
     Golden,
+    /// Hurt what must not break
+    #[command(subcommand)]
+    Torture(torture::TortureCommand),
     /// Set up, then build the sample functions into functions/target/images
     Functions,
 }
@@ -68,6 +72,7 @@ fn run(xtask: &Xtask) -> Result<()> {
         Command::Test => test::run_all(&repo),
         Command::Fuzz(args) => fuzz::run_named(&repo, args),
         Command::Golden => golden::run_all(&repo),
+        Command::Torture(command) => torture::run(&repo, command),
         Command::Functions => {
             setup::run(&repo)?;
             let dormouse = functions::dormouse(&repo, false)?;

@@ -48,7 +48,6 @@ fn main() -> ExitCode {
     match run(Arguments::parse().command) {
         Ok(code) => code,
         Err(error) => {
-            // Of the whole chain, what was found comes last and what to do about it first.
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
@@ -89,5 +88,10 @@ fn run(command: Command) -> Result<ExitCode> {
     let mut report = Report::default();
     let ended = torture.run(&mut report);
     println!("{report}");
-    ended.map(|()| ExitCode::SUCCESS)
+    ended?;
+    println!(
+        "{} cases: nothing lost, nothing wrong, no panic",
+        report.total()
+    );
+    Ok(ExitCode::SUCCESS)
 }

@@ -90,7 +90,7 @@ fn run_script(
             .check(&after.path().join(STORE), cut_off)
             .with_context(|| format!("{script:?}, after {done} and at step {moment}, {kept}"))?;
         let case = match cut_off {
-            Some(operation) => format!("while {}", operation.name()),
+            Some(operation) => format!("in {}", operation.name()),
             None => "after the last".to_owned(),
         };
         report.count(KIND, case, "all that was published is there");

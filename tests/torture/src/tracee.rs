@@ -146,8 +146,7 @@ pub(crate) fn run(mut child: Child, tracer: &mut dyn Tracer) -> Result<Ended> {
     let traced = trace(process, tracer);
     if traced.is_err() {
         // Whatever went wrong with the tracing: nothing may stay behind.
-        let _ = nix::sys::signal::kill(process, Signal::SIGKILL);
-        let _ = waitpid(process, Some(WaitPidFlag::__WALL));
+        let _ = kill(process);
     }
     let mut output = Output {
         status: ExitStatus::from_raw(*traced.as_ref().unwrap_or(&0)),
@@ -184,18 +183,37 @@ fn trace(process: Pid, tracer: &mut dyn Tracer) -> Result<i32> {
         match waitpid(process, Some(WaitPidFlag::__WALL))? {
             WaitStatus::PtraceSyscall(_) => {
                 let mut registers = ptrace::getregs(process)?;
-                inside = match inside.take() {
-                    None => Some(enter(process, &mut registers, tracer)?),
+                let dies = match inside.take() {
+                    None => {
+                        let (call, verdict) = enter(process, &mut registers, tracer)?;
+                        inside = Some((call, verdict));
+                        verdict == Verdict::Kill
+                    }
                     Some((call, verdict)) => {
                         leave(&call, verdict, &mut registers, tracer)?;
-                        None
+                        matches!(verdict, Verdict::ShortenAndKill(_))
                     }
                 };
+                if dies {
+                    return kill(process);
+                }
             }
             WaitStatus::Stopped(_, sent) => signal = Some(sent),
             WaitStatus::Exited(_, code) => return Ok(code << 8),
             WaitStatus::Signaled(_, died_of, _) => return Ok(died_of as i32),
             other => bail!("the worker is {other:?}"),
+        }
+    }
+}
+
+/// Kills the process and waits until it is gone; tells its exit status as `wait(2)` has it.
+fn kill(process: Pid) -> Result<i32> {
+    nix::sys::signal::kill(process, Signal::SIGKILL).context("cannot kill the worker")?;
+    loop {
+        match waitpid(process, Some(WaitPidFlag::__WALL))? {
+            WaitStatus::Exited(_, code) => return Ok(code << 8),
+            WaitStatus::Signaled(_, signal, _) => return Ok(signal as i32),
+            _ => {}
         }
     }
 }
@@ -218,14 +236,11 @@ fn enter(
     };
     let verdict = tracer.enter(&call)?;
     match verdict {
-        Verdict::Pass => {}
+        Verdict::Pass | Verdict::Kill => {}
         Verdict::Fail(_) => {
             // No call has this number, so nothing happens.
             registers.orig_rax = u64::MAX;
             ptrace::setregs(process, *registers)?;
-        }
-        Verdict::Kill => {
-            nix::sys::signal::kill(process, Signal::SIGKILL).context("cannot kill the worker")?;
         }
         Verdict::ShortenAndKill(bytes) | Verdict::Shorten(bytes) => {
             registers.rdx = bytes;
@@ -247,15 +262,12 @@ fn leave(
             ptrace::setregs(call.process, *registers)?;
             return Ok(());
         }
-        Verdict::ShortenAndKill(_) => {
-            nix::sys::signal::kill(call.process, Signal::SIGKILL)?;
-        }
         Verdict::Shorten(_) => {
             // A caller that finds its argument changed would be surprised.
             registers.rdx = call.arguments[2];
             ptrace::setregs(call.process, *registers)?;
         }
-        Verdict::Pass | Verdict::Kill => {}
+        Verdict::Pass | Verdict::Kill | Verdict::ShortenAndKill(_) => {}
     }
     tracer.leave(call, registers.rax as i64)
 }
