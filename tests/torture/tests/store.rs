@@ -54,7 +54,7 @@ fn whole(least: u64, torture: impl Fn(&Path, &Scene, &mut Report) -> Result<u64,
         let mut report = Report::default();
         match torture(program(), &scene, &mut report) {
             Ok(cases) => assert!(cases >= least, "only {cases} of {:?}", scene.operation),
-            Err(error) => panic!("{error:?}"),
+            Err(error) => panic!("{error:#}"),
         }
     }
 }
@@ -85,7 +85,7 @@ fn a_store_survives_some_of_everything() {
     };
     let mut report = Report::default();
     if let Err(error) = torture.run(&mut report) {
-        panic!("{error:?}");
+        panic!("{error:#}");
     }
     println!("{report}");
     assert!(report.total() >= 200, "{report}");
