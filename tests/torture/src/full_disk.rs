@@ -52,7 +52,7 @@ pub(crate) fn run(place: &Path, seed: u64, mut cases: Cases, report: &mut Report
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     while !cases.are_over() {
         let folder = tempfile::tempdir_in(place)?;
-        let bytes = rng.random_range(100_000..1_500_000);
+        let bytes = rng.random_range(60_000..500_000);
         let disk = match SmallDisk::mount(folder.path(), bytes) {
             Ok(disk) => disk,
             Err(error) => {
@@ -95,7 +95,7 @@ fn fill(folder: &Path, rng: &mut ChaCha8Rng, cases: &mut Cases, report: &mut Rep
             }
             outcome => {
                 model.apply(&operation, outcome)?;
-                "succeeded all the same"
+                "fitted"
             }
         };
         model

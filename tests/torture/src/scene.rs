@@ -52,7 +52,10 @@ impl Scene {
         }
         // Most operations need something to be there.
         if let Some(function) = scene.operation.function().cloned() {
-            add(Operation::publish(&mut rng, function, false))?;
+            add(Operation::publish(&mut rng, function.clone(), false))?;
+            if rng.random_bool(0.4) {
+                add(Operation::SaveWorkingSet(function, rng.random_range(1..=30)))?;
+            }
         }
         if rng.random_bool(0.3) {
             leave_something(scene.folder.path())?;

@@ -166,6 +166,24 @@ fn a_damaged_pack_lends_nothing() {
 }
 
 #[test]
+fn everybody_who_shares_a_damaged_pack_is_told() {
+    let (_dir, store) = temp_store();
+    let sample = Sample::small(1);
+    let id = sample.publish(&store, &name("one")).unwrap();
+    sample.publish(&store, &name("two")).unwrap();
+    let first = folder(&store, &name("one"), &id);
+    let pack = first.join(&packs(&first)[0]);
+    let file = open_writable(&pack);
+    std::os::unix::fs::FileExt::write_all_at(&file, b"damage", 4096 + 70).unwrap();
+
+    let mut bad = Vec::new();
+    store
+        .verify_all(|snapshot, _| bad.push(snapshot.function))
+        .unwrap();
+    assert_eq!(bad, [name("one"), name("two")]);
+}
+
+#[test]
 fn layers_store_what_differs_from_their_parent() {
     let (_dir, store) = temp_store();
     let (base, warm) = (name("base"), name("warm"));
