@@ -54,7 +54,10 @@ impl Scene {
         if let Some(function) = scene.operation.function().cloned() {
             add(Operation::publish(&mut rng, function.clone(), false))?;
             if rng.random_bool(0.4) {
-                add(Operation::SaveWorkingSet(function, rng.random_range(1..=30)))?;
+                add(Operation::SaveWorkingSet(
+                    function,
+                    rng.random_range(1..=30),
+                ))?;
             }
         }
         if rng.random_bool(0.3) {
