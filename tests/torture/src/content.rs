@@ -59,7 +59,7 @@ impl Content {
             state: &self.state(),
             memory: MemoryDraft {
                 pages: MEMORY_PAGES,
-                resident: vec![0..MEMORY_PAGES],
+                resident: std::iter::once(0..MEMORY_PAGES).collect(),
                 read: &mut read,
             },
             image: &self.image(),
@@ -154,13 +154,13 @@ impl Content {
 
     fn page(self, page: u64) -> Vec<u8> {
         let family = self.0 / FAMILY;
-        let of_family = family << 20 | page << 8;
+        let of_family = (family << 20) | (page << 8);
         let choice = ChaCha8Rng::seed_from_u64(of_family).next_u64();
         match choice % 8 {
             0 | 1 => vec![0; PAGE_BYTES],
-            2 | 3 => filled(1 << 60 | (choice >> 8) % COMMON_PAGES),
-            4..=6 => filled(2 << 60 | of_family),
-            _ => filled(3 << 60 | self.0 << 20 | page << 8),
+            2 | 3 => filled((1 << 60) | ((choice >> 8) % COMMON_PAGES)),
+            4..=6 => filled((2 << 60) | of_family),
+            _ => filled((3 << 60) | (self.0 << 20) | (page << 8)),
         }
     }
 }
