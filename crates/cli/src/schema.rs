@@ -48,7 +48,10 @@ const COMMANDS: &[(&str, Source)] = &[
     ("deploy", Api("Deployed")),
     ("doctor", Types(types::<doctor::Findings>)),
     ("snapshot create", AnyOf(&[Api("Deployed"), Api("Warmed")])),
-    ("snapshot diff", Types(types::<dormouse_explain::Difference>)),
+    (
+        "snapshot diff",
+        Types(types::<dormouse_explain::Difference>),
+    ),
     ("snapshot export", Types(types::<snapshot::ExportReport>)),
     ("snapshot flatten", Types(types::<snapshot::Flattened>)),
     ("snapshot gc", Types(types::<snapshot::Collected>)),
@@ -56,7 +59,10 @@ const COMMANDS: &[(&str, Source)] = &[
     (
         "snapshot inspect",
         // On a store, and from a server.
-        AnyOf(&[Types(types::<dormouse_explain::Explanation>), Api("FunctionInfo")]),
+        AnyOf(&[
+            Types(types::<dormouse_explain::Explanation>),
+            Api("FunctionInfo"),
+        ]),
     ),
     (
         "snapshot ls",
