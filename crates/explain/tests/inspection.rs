@@ -160,8 +160,8 @@ fn check_working_set(store: &Store) {
     let idt = page("hermit::arch::x86_64::kernel::interrupts::IDT");
     let set = WorkingSet {
         order: vec![mailbox, idt],
-        read: vec![idt..idt + 1],
-        written: vec![mailbox..mailbox + 1],
+        read: std::iter::once(idt..idt + 1).collect(),
+        written: std::iter::once(mailbox..mailbox + 1).collect(),
     };
     store.save_working_set(&function, &id, &set).unwrap();
     let with = open(store, "one");

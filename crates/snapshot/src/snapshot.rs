@@ -222,6 +222,11 @@ impl Folder {
         names
     }
 
+    /// Verifies what opening has not.
+    pub(crate) fn verify_alone(self) -> Result<()> {
+        self.verify(&mut Verifier::new(&mut |_| ()))
+    }
+
     /// Verifies what opening has not. What `verifier` has read for another snapshot is not read
     /// again.
     pub(crate) fn verify(self, verifier: &mut Verifier<'_>) -> Result<()> {

@@ -15,7 +15,7 @@ use crate::header::{CHUNK_PAGES, HEADER_BYTES, MAX_IMAGE_BYTES};
 use crate::manifest::MAX_MANIFEST_BYTES;
 use crate::pack::{self, Pack};
 use crate::publish::put_in_place;
-use crate::snapshot::{Folder, MANIFEST, V1_IMAGE, V1_MEMORY, Verifier};
+use crate::snapshot::{Folder, MANIFEST, V1_IMAGE, V1_MEMORY};
 use crate::state_file::StateFile;
 use crate::table::{MAX_PACKS, table_bytes};
 use crate::{
@@ -64,7 +64,7 @@ impl Store {
             folder.working_set = Ok(None);
         }
         let names = folder.file_names();
-        folder.verify(&mut Verifier::default())?;
+        folder.verify_alone()?;
         let path = self.snapshot_folder(function, *id);
         let open = |name: String| {
             let (file, bytes) = files::open(&path.join(&name))?;
@@ -177,7 +177,7 @@ impl Adoption {
             let reason = format!("the file {odd} does not belong to the snapshot");
             return Err(refused(reason));
         }
-        folder.verify(&mut Verifier::default())
+        folder.verify_alone()
     }
 
     /// Makes sure that the store's own copy is good, which need not be imported then.
@@ -186,7 +186,7 @@ impl Adoption {
         let mut folder = self.store.folder(function, *id)?;
         // A hint that may be renewed at any time, and be damaged without harm.
         folder.working_set = Ok(None);
-        folder.verify(&mut Verifier::default()).map_err(|error| {
+        folder.verify_alone().map_err(|error| {
             let snapshot = &self.snapshot;
             refused(format!(
                 "the store has {snapshot} already, but not whole ({error}): remove that one first"

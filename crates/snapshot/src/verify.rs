@@ -105,7 +105,7 @@ pub(crate) struct Verifier<'a> {
 pub(crate) type Damages = Vec<(Range<u64>, String)>;
 
 impl<'a> Verifier<'a> {
-    fn new(progress: &'a mut dyn FnMut(&Verified)) -> Self {
+    pub(crate) fn new(progress: &'a mut dyn FnMut(&Verified)) -> Self {
         Self {
             seen: HashMap::new(),
             progress,
