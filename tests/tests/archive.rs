@@ -127,7 +127,7 @@ fn what_cannot_be_moved_is_said_in_one_sentence() {
     assert!(export.error().contains("nobody"));
     assert_eq!(export.code, 66);
     assert!(!missing.exists());
-    let export = dormouse.run(&["snapshot", "export", "hello@7", "-o", text(&missing)]);
+    let export = dormouse.run(&["snapshot", "export", "hello@latest", "-o", text(&missing)]);
     assert_eq!((export.error().is_empty(), export.code), (false, 2));
     assert_eq!(dormouse.run(&["snapshot", "export", "hello"]).code, 2);
 }

@@ -17,7 +17,7 @@ use crate::setup;
 const CORPORA: &str = "tests/fuzz/corpus";
 
 /// How many targets run at once.
-const AT_ONCE: usize = 2;
+const AT_ONCE: usize = 3;
 
 /// libFuzzer finds its way by what LLVM counts: stable compilers do that as well.
 const FLAGS: [&str; 6] = [
