@@ -1,5 +1,6 @@
 //! Blocks: up to 16 pages of a pack, as they are or compressed, with a digest of their bytes.
 
+use std::cell::Cell;
 use std::fmt;
 use std::fs::File;
 use std::ops::Range;
@@ -99,6 +100,8 @@ const _: () = assert!(ENTRY_BYTES == 8 + 4 + 4 + Digest::BYTES);
 pub(crate) struct BlockBytes {
     pages: Box<[u8; CHUNK_BYTES]>,
     stored: Vec<u8>,
+    /// Made when it is first needed.
+    decompressor: Option<zstd::bulk::Decompressor<'static>>,
 }
 
 impl Default for BlockBytes {
@@ -106,11 +109,25 @@ impl Default for BlockBytes {
         Self {
             pages: Box::new([0; CHUNK_BYTES]),
             stored: Vec::new(),
+            decompressor: None,
         }
     }
 }
 
+thread_local! {
+    /// What a thread read with last: faults are served one after another, and small.
+    static SPARE: Cell<Option<BlockBytes>> = const { Cell::new(None) };
+}
+
 impl BlockBytes {
+    /// Calls `work` with a buffer that this thread keeps.
+    pub(crate) fn with_spare<T>(work: impl FnOnce(&mut Self) -> T) -> T {
+        let mut buf = SPARE.take().unwrap_or_default();
+        let result = work(&mut buf);
+        SPARE.set(Some(buf));
+        result
+    }
+
     /// The pages of the block that was read last, and what others have left behind them.
     pub(crate) fn pages(&self) -> &[u8] {
         &self.pages[..]
@@ -144,7 +161,15 @@ impl Block {
             Codec::Zstd => {
                 buf.stored.resize(self.stored_bytes as usize, 0);
                 files::read_at(file, &mut buf.stored, self.offset, path)?;
-                let bytes = zstd::bulk::decompress_to_buffer(&buf.stored, pages)
+                let decompressor = match &mut buf.decompressor {
+                    Some(decompressor) => decompressor,
+                    none => {
+                        let made = zstd::bulk::Decompressor::new();
+                        none.insert(made.map_err(Error::io("prepare to decompress", path))?)
+                    }
+                };
+                let bytes = decompressor
+                    .decompress_to_buffer(&buf.stored, pages)
                     .map_err(|error| damaged(&format!("cannot be decompressed ({error})")))?;
                 if bytes != pages.len() {
                     return Err(damaged(&format!("decompress to {bytes} bytes only")));

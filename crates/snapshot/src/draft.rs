@@ -106,8 +106,11 @@ impl<'a> DraftPages<'a> {
             while page < range.end {
                 let pages = (range.end - page).min(CHUNK_PAGES);
                 let bytes = &mut buf[..pages as usize * PAGE_BYTES];
-                (self.memory.read)(page, bytes)
-                    .map_err(Error::io("read guest memory for", path))?;
+                (self.memory.read)(page, bytes).map_err(|error| {
+                    // Memory of another snapshot says itself what is wrong with it.
+                    let own = error.downcast::<Error>();
+                    own.unwrap_or_else(Error::io("read guest memory for", path))
+                })?;
                 give(page, bytes)?;
                 page += pages;
             }

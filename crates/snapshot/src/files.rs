@@ -22,7 +22,8 @@ pub(crate) fn open(path: &Path) -> Result<(File, u64)> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = match rustix::fs::open(path, flags, Mode::empty()) {
         Ok(fd) => File::from(fd),
-        Err(rustix::io::Errno::LOOP) => return Err(not_regular(path)),
+        // A symbolic link; a socket.
+        Err(rustix::io::Errno::LOOP | rustix::io::Errno::NXIO) => return Err(not_regular(path)),
         Err(errno) => return Err(Error::io("open", path)(errno)),
     };
     let metadata = file.metadata().map_err(Error::io("inspect", path))?;
@@ -115,6 +116,15 @@ pub(crate) fn create_folders(path: &Path) -> Result<()> {
     sync_folder(parent)
 }
 
+/// Whether there is a folder at `path`, and no link to one.
+pub(crate) fn is_folder(path: &Path) -> Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) => Ok(metadata.is_dir()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(Error::io("inspect", path)(error)),
+    }
+}
+
 /// Renames, which is how everything in a store appears and disappears.
 pub(crate) fn rename(from: &Path, to: &Path) -> Result<()> {
     fs::rename(from, to).map_err(Error::io("put the finished file or folder at", to))
@@ -148,12 +158,15 @@ pub(crate) struct StoreLock {
 impl StoreLock {
     pub(crate) fn acquire(root: &Path) -> Result<Self> {
         let path = root.join(".lock");
+        // As in `open`: a store may have come from elsewhere.
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let file = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
             .mode(0o600)
+            .custom_flags(flags.bits() as i32)
             .open(&path)
             .map_err(Error::io("open the lock", &path))?;
         rustix::io::retry_on_intr(|| flock(&file, FlockOperation::LockExclusive))
@@ -166,7 +179,8 @@ impl StoreLock {
 /// It is locked while it is in use, so that it never counts as left over.
 pub(crate) struct TempFolder {
     path: PathBuf,
-    _lock: File,
+    /// Nothing where the folder cannot be opened: then only its age protects it.
+    _lock: Option<File>,
 }
 
 impl TempFolder {
@@ -176,21 +190,24 @@ impl TempFolder {
             .mode(0o700)
             .create(&path)
             .map_err(Error::io("create the folder", &path))?;
-        Self::adopt(path)
+        Ok(Self::adopt(path))
     }
 
     /// Makes the folder `from` a temporary one: it is gone from its place at once.
     pub(crate) fn take(root: &Path, from: &Path) -> Result<Self> {
         let path = Self::unused_path(root);
         fs::rename(from, &path).map_err(Error::io("remove", from))?;
-        Self::adopt(path)
+        Ok(Self::adopt(path))
     }
 
-    fn adopt(path: PathBuf) -> Result<Self> {
-        let lock = File::open(&path).map_err(Error::io("open", &path))?;
-        // Nobody waits for this lock, and a file system without locks loses only the protection.
-        let _ = flock(&lock, FlockOperation::NonBlockingLockExclusive);
-        Ok(Self { path, _lock: lock })
+    fn adopt(path: PathBuf) -> Self {
+        // What is done is done: a folder that was taken away must not seem to be there still.
+        let lock = File::open(&path).ok();
+        if let Some(lock) = &lock {
+            // Nobody waits for this lock, and a file system without locks loses only the protection.
+            let _ = flock(lock, FlockOperation::NonBlockingLockExclusive);
+        }
+        Self { path, _lock: lock }
     }
 
     /// A path that no other process and no other thread comes up with.
@@ -220,6 +237,11 @@ impl Drop for TempFolder {
         // What cannot be removed now is found by `clean_leftovers` later.
         let _ = fs::remove_dir_all(&self.path);
     }
+}
+
+/// Whether this is the name of a temporary folder.
+pub(crate) fn is_temporary(name: &str) -> bool {
+    name.starts_with(TEMP_PREFIX)
 }
 
 /// Removes temporary folders in `root` that nobody uses and that did not change for `idle`, and
@@ -260,4 +282,12 @@ fn lock_leftover(path: &Path, idle: Duration) -> io::Result<Option<File>> {
     let folder = File::open(path)?;
     let locked = flock(&folder, FlockOperation::NonBlockingLockExclusive).is_ok();
     Ok(locked.then_some(folder))
+}
+
+/// Replaces the file `name` in `folder`, which is in the store at `root`, by one rename.
+pub(crate) fn replace(root: &Path, folder: &Path, name: &str, content: &[u8]) -> Result<()> {
+    let temp = TempFolder::create(root)?;
+    write(&temp.path().join(name), content)?;
+    rename(&temp.path().join(name), &folder.join(name))?;
+    sync_folder(folder)
 }

@@ -27,14 +27,16 @@ impl Store {
     /// [`Error::Io`](crate::Error::Io) when the store can be neither looked through nor changed.
     /// What it has removed until then is removed.
     pub fn gc(&self, config: &RetentionConfig, now: SystemTime, dry_run: bool) -> Result<GcReport> {
-        let leftovers = files::leftovers(self.path(), LEFTOVER_IDLE)?;
-        if !dry_run {
-            files::clean_leftovers(self.path(), LEFTOVER_IDLE)?;
-        }
+        let leftovers = if dry_run {
+            files::leftovers(self.path(), LEFTOVER_IDLE)?.len() as u64
+        } else {
+            files::clean_leftovers(self.path(), LEFTOVER_IDLE)?
+        };
         let lock = StoreLock::acquire(self.path())?;
         let mut sweep = Sweep {
             store: self,
-            inventory: Inventory::read(self, if dry_run { &leftovers } else { &[] })?,
+            // What is going already must not make others go.
+            inventory: Inventory::read(self, false)?,
             tags: BTreeMap::new(),
             newest: BTreeMap::new(),
             layers: BTreeMap::new(),
@@ -45,17 +47,15 @@ impl Store {
         if !dry_run {
             sweep.bin = Some(TempFolder::create(self.path())?);
         }
-        sweep.prepare();
-        sweep.enforce_history(config, now)?;
-        if let Some(max_bytes) = config.max_bytes {
-            sweep.enforce_size(max_bytes)?;
-        }
-        sweep.drop_dangling_tags()?;
-        let (mut report, bin) = sweep.finish()?;
+        let enforced = sweep.enforce(config, now);
+        // Also what was removed before a failure has to be on disk before its files go.
+        let finished = sweep.finish();
+        enforced?;
+        let (mut report, bin) = finished?;
         drop(lock);
         // The files themselves are deleted here; what cannot be is cleared away later.
         drop(bin);
-        report.leftovers = leftovers.len() as u64;
+        report.leftovers = leftovers;
         Ok(report)
     }
 }
@@ -79,6 +79,15 @@ struct Sweep<'a> {
 }
 
 impl Sweep<'_> {
+    fn enforce(&mut self, config: &RetentionConfig, now: SystemTime) -> Result<()> {
+        self.prepare();
+        self.enforce_history(config, now)?;
+        if let Some(max_bytes) = config.max_bytes {
+            self.enforce_size(max_bytes)?;
+        }
+        self.drop_dangling_tags()
+    }
+
     fn prepare(&mut self) {
         for stored in &self.inventory.snapshots {
             let SnapshotRef { function, id } = &stored.snapshot;
@@ -137,39 +146,36 @@ impl Sweep<'_> {
         }
     }
 
-    /// The limit of the whole store.
+    /// The limit of the whole store: the oldest go first.
     fn enforce_size(&mut self, max_bytes: u64) -> Result<()> {
         let mut oldest: Vec<usize> = (0..self.inventory.snapshots.len()).collect();
         oldest.sort_by_cached_key(|at| {
             let stored = &self.inventory.snapshots[*at];
             (stored.created(), stored.snapshot.clone())
         });
-        while self.inventory.total_bytes > max_bytes {
-            let mut kept = Vec::new();
-            let mut removed = false;
-            for at in &oldest {
-                if self.gone.contains(at) {
-                    continue;
-                }
-                let protections = self.try_remove(*at, Limit::MaxBytes)?;
-                removed = protections.is_empty();
-                if removed {
-                    break;
-                }
-                kept.push(self.kept(*at, Limit::MaxBytes, protections));
+        oldest.retain(|at| !self.gone.contains(at));
+        let mut kept: BTreeMap<usize, Kept> = BTreeMap::new();
+        let mut next = 0;
+        while self.inventory.total_bytes > max_bytes && next < oldest.len() {
+            let at = oldest[next];
+            let protections = self.try_remove(at, Limit::MaxBytes)?;
+            if !protections.is_empty() {
+                kept.insert(at, self.kept(at, Limit::MaxBytes, protections));
+                next += 1;
+                continue;
             }
-            if !removed {
-                // Whoever is over another limit too has been told of already.
-                let told: BTreeSet<_> = self
-                    .report
-                    .kept
-                    .iter()
-                    .map(|k| k.snapshot.clone())
-                    .collect();
-                kept.retain(|kept| !told.contains(&kept.snapshot));
-                self.report.kept.extend(kept);
-                break;
+            oldest.remove(next);
+            // Its parent is older, and may have stayed only for it.
+            if self.inventory.snapshots[at].brief.layer.is_some() {
+                kept.clear();
+                next = 0;
             }
+        }
+        if self.inventory.total_bytes > max_bytes {
+            // Whoever is over another limit too has been told of already.
+            let told: BTreeSet<_> = self.report.kept.iter().map(|k| &k.snapshot).collect();
+            kept.retain(|_, kept| !told.contains(&kept.snapshot));
+            self.report.kept.extend(kept.into_values());
         }
         Ok(())
     }
@@ -196,8 +202,10 @@ impl Sweep<'_> {
             return Ok(protections);
         }
         let folder = self.store.snapshot_folder(&snapshot.function, snapshot.id);
-        let Some(claim) = Claim::take(&folder)? else {
-            return Ok(vec![Protection::InUse]);
+        let claim = match Claim::take(&folder) {
+            Ok(Some(claim)) => claim,
+            Ok(None) => return Ok(vec![Protection::InUse]),
+            Err(error) => return Ok(vec![Protection::UnknownUse(error.to_string())]),
         };
         if let Some(bin) = &self.bin {
             files::rename(&folder, &bin.path().join(at.to_string()))?;

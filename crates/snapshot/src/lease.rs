@@ -47,7 +47,8 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
-    /// Claims the snapshot in `folder`, unless somebody has a lease on it. To be held only as long
+    /// Claims the snapshot in `folder`, unless somebody has a lease on it. An error where that
+    /// cannot be told. To be held only as long
     /// as a rename takes, as those who open the snapshot wait for it.
     pub(crate) fn take(folder: &Path) -> Result<Option<Self>> {
         let path = folder.join(StateFile::NAME);
@@ -55,13 +56,21 @@ impl Claim {
             Ok((file, _)) => file,
             // Nobody can have leased what cannot be opened: such a snapshot can be removed.
             Err(Error::Damaged { .. }) => return Ok(Some(Self { _file: None })),
-            Err(error) if error.is_not_found() => return Ok(Some(Self { _file: None })),
+            Err(error) if error.is_not_found() || error.is_not_a_folder() => {
+                return Ok(Some(Self { _file: None }));
+            }
             Err(error) => return Err(error),
         };
         match rustix::io::retry_on_intr(|| flock(&file, FlockOperation::NonBlockingLockExclusive)) {
+            Ok(()) => Ok(Some(Self { _file: Some(file) })),
             Err(Errno::WOULDBLOCK) => Ok(None),
             // A file system without locks loses only the protection.
-            Ok(()) | Err(_) => Ok(Some(Self { _file: Some(file) })),
+            Err(Errno::NOTSUP | Errno::NOSYS | Errno::NOLCK) => {
+                Ok(Some(Self { _file: Some(file) }))
+            }
+            // NFS among them, which locks only what is open for writing (flock(2)): it has leases,
+            // and cannot tell of them.
+            Err(errno) => Err(Error::io("see whether somebody uses", &path)(errno)),
         }
     }
 }

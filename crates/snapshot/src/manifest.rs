@@ -5,7 +5,9 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::state_file::StateFile;
-use crate::{Digest, Error, FunctionName, PAGE_BYTES, Result, SnapshotId, SnapshotRef};
+use crate::{
+    Digest, Error, FunctionName, MAX_LAYER_DEPTH, PAGE_BYTES, Result, SnapshotId, SnapshotRef,
+};
 
 /// The most bytes that a manifest may have.
 pub(crate) const MAX_MANIFEST_BYTES: u64 = 1 << 20;
@@ -128,6 +130,13 @@ impl Manifest {
             if found != here {
                 return differs(what, &found, &here);
             }
+        }
+        if let Some(LayerInfo { depth, .. }) = &manifest.layer
+            && !(1..=MAX_LAYER_DEPTH).contains(depth)
+        {
+            let what =
+                format!("it is a layer of depth {depth}, possible are 1 to {MAX_LAYER_DEPTH}");
+            return Err(Error::damaged(path, what));
         }
         Ok(manifest)
     }

@@ -77,8 +77,9 @@ impl MemoryImage {
         self.space.pack_stats()
     }
 
-    /// The pages of this memory that are stored where `other` has some of its own: sorted ranges,
-    /// apart from each other. Of a layer and its parent, these are the pages that did not change.
+    /// The pages of this memory that `other` has in the very same place of the same pack: sorted
+    /// ranges, apart from each other. Of a layer and its parent, these are pages that did not
+    /// change.
     #[must_use]
     pub fn stored_once_with(&self, other: &Self) -> Vec<Range<u64>> {
         let shared = self.space.stored_once_with(&other.space);

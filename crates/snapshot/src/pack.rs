@@ -350,11 +350,15 @@ impl Pack {
         for block in &self.blocks {
             match self.read_block(block, &mut buf, true) {
                 Ok(_) => good(u64::from(block.stored_bytes)),
-                Err(Error::Damaged { what, .. }) => {
+                Err(error) => {
+                    // What the disk does not give is lost for those who use it, and for no others.
+                    let what = match error {
+                        Error::Damaged { what, .. } => what,
+                        other => other.to_string(),
+                    };
                     let end = block.first_slot + u64::from(block.pages);
                     damaged.push((block.first_slot..end, what));
                 }
-                Err(error) => return Err(error),
             }
         }
         Ok(damaged)

@@ -94,7 +94,13 @@ pub(crate) fn flatten(
         compression,
         working_set: folder.working_set.as_ref().ok().and_then(Option::as_ref),
     };
-    write(store, &function, encoded, Sharing::Nothing)
+    write(store, &function, encoded, Sharing::Flat(folder.id))
+}
+
+/// Why a snapshot that is not the newest of its function is not flattened.
+pub(crate) fn not_newest(function: &FunctionName, id: SnapshotId) -> Error {
+    let reason = format!("{id} is not the newest snapshot of {function}: flatten that one");
+    Error::refused("flatten the snapshot", reason)
 }
 
 fn refused(reason: String) -> Error {
@@ -116,6 +122,8 @@ enum Sharing {
     /// Whatever is equal, the parent's pages first.
     Layer(LayerInfo),
     Nothing,
+    /// Nothing, and it takes the place of this snapshot of the function, which must be the newest.
+    Flat(SnapshotId),
 }
 
 fn write(
@@ -125,13 +133,10 @@ fn write(
     sharing: Sharing,
 ) -> Result<SnapshotId> {
     let temp = TempFolder::create(store.path())?;
-    let (known, layer) = match sharing {
-        Sharing::Equal => (Known::find(store, function, None)?, None),
-        Sharing::Layer(layer) => (
-            Known::find(store, function, Some(&layer.parent))?,
-            Some(layer),
-        ),
-        Sharing::Nothing => (Known::default(), None),
+    let known = match &sharing {
+        Sharing::Equal => Known::find(store, function, None)?,
+        Sharing::Layer(layer) => Known::find(store, function, Some(&layer.parent))?,
+        Sharing::Nothing | Sharing::Flat(_) => Known::default(),
     };
     let lent = known.lend(temp.path(), &mut draft.pages)?;
     let table = write_pages(temp.path(), &mut draft.pages, lent, draft.compression)?;
@@ -146,15 +151,24 @@ fn write(
     // Under the lock, two publishers never take the same number, and no remover takes the folder
     // or the parent away between the steps.
     let _lock = StoreLock::acquire(store.path())?;
-    if let Some(LayerInfo { parent, .. }) = &layer
-        && !store.snapshot_folder(&parent.function, parent.id).is_dir()
-    {
-        return Err(store.unknown_snapshot(&parent.function, parent.id));
-    }
-    let sequence = store
-        .ids(function)?
-        .last()
-        .map_or(1, |newest| newest.sequence() + 1);
+    let ids = store.ids(function)?;
+    let layer = match sharing {
+        Sharing::Equal | Sharing::Nothing => None,
+        Sharing::Layer(layer) => {
+            let LayerInfo { parent, .. } = &layer;
+            let folder = store.snapshot_folder(&parent.function, parent.id);
+            if !files::is_folder(&folder)? {
+                return Err(store.unknown_snapshot(&parent.function, parent.id));
+            }
+            Some(layer)
+        }
+        // What was published or removed meanwhile must not be undone.
+        Sharing::Flat(source) if store.newest_folder(function, &ids) != Some(source) => {
+            return Err(not_newest(function, source));
+        }
+        Sharing::Flat(_) => None,
+    };
+    let sequence = ids.last().map_or(1, |last| last.sequence() + 1);
     let content = (
         &body_digest,
         &image_digest,
@@ -279,12 +293,4 @@ pub(crate) fn put_in_place(
         let _ = TempFolder::take(store.path(), &place);
     }
     flushed
-}
-
-/// Replaces the working set in the snapshot folder `folder` of the store at `root`.
-pub(crate) fn replace_file(root: &Path, folder: &Path, name: &str, content: &[u8]) -> Result<()> {
-    let temp = TempFolder::create(root)?;
-    files::write(&temp.path().join(name), content)?;
-    files::rename(&temp.path().join(name), &folder.join(name))?;
-    files::sync_folder(folder)
 }

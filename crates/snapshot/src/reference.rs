@@ -90,7 +90,8 @@ impl Store {
     pub fn resolve(&self, reference: &Reference) -> Result<SnapshotRef> {
         let function = reference.function();
         let ids = self.ids(function)?;
-        let newest = ids.last().copied().ok_or_else(|| self.unknown(function))?;
+        let newest = self.newest_folder(function, &ids);
+        let newest = newest.ok_or_else(|| self.unknown(function))?;
         let id = match reference {
             Reference::Newest(_) => newest,
             Reference::Id(SnapshotRef { id, .. }) => ids

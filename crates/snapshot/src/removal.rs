@@ -21,30 +21,32 @@ pub enum IfTagged {
 }
 
 /// What retention needs to know of a snapshot, damaged or not.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default)]
 pub(crate) struct Brief {
-    #[serde(default)]
     pub(crate) created_unix_ms: Option<u64>,
-    #[serde(default)]
     pub(crate) memory_bytes: u64,
-    #[serde(default)]
     pub(crate) image_bytes: u64,
-    #[serde(default)]
     pub(crate) layer: Option<LayerInfo>,
 }
 
 impl Brief {
     /// Reads it from the manifest in `folder`, of whatever format version and without comparing its
-    /// digest: snapshots that a newer Dormouse wrote keep their parents, too. What cannot be read
-    /// says nothing.
+    /// digest: snapshots that a newer Dormouse wrote keep their parents, too. A member that cannot
+    /// be read says nothing, and leaves the others their say.
     pub(crate) fn read(folder: &Path) -> Self {
-        let read = || {
+        let read = || -> Option<serde_json::Value> {
             let path = folder.join(MANIFEST);
             let (file, file_bytes) = files::open(&path).ok()?;
             let bytes = (file_bytes <= MAX_MANIFEST_BYTES).then_some(file_bytes as usize)?;
             serde_json::from_slice(&files::read_start(&file, bytes, &path).ok()?).ok()
         };
-        read().unwrap_or_default()
+        let manifest = read().unwrap_or_default();
+        Self {
+            created_unix_ms: manifest["created_unix_ms"].as_u64(),
+            memory_bytes: manifest["memory_bytes"].as_u64().unwrap_or_default(),
+            image_bytes: manifest["image_bytes"].as_u64().unwrap_or_default(),
+            layer: LayerInfo::deserialize(&manifest["layer"]).ok(),
+        }
     }
 }
 
@@ -144,9 +146,11 @@ impl Store {
         for function in self.functions()? {
             for id in self.ids(&function)? {
                 let folder = self.snapshot_folder(&function, id);
-                if let Some(LayerInfo { parent, .. }) = Brief::read(&folder).layer {
-                    let function = function.clone();
-                    let layer = SnapshotRef { function, id };
+                let function = function.clone();
+                let layer = SnapshotRef { function, id };
+                let parent = Brief::read(&folder).layer.map(|layer| layer.parent);
+                // What says that it is its own parent must not stay for ever.
+                if let Some(parent) = parent.filter(|parent| *parent != layer) {
                     layers.entry(parent).or_default().push(layer);
                 }
             }

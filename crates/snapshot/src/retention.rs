@@ -52,6 +52,8 @@ pub enum Protection {
     InUse,
     /// The function's tags cannot be read, so that it may have some.
     UnknownTags(String),
+    /// It cannot be told whether somebody has a lease on it.
+    UnknownUse(String),
 }
 
 impl fmt::Display for Protection {
@@ -61,7 +63,7 @@ impl fmt::Display for Protection {
             Self::Tagged(tags) => write!(f, "tagged {}", list(tags)),
             Self::Parent(layers) => write!(f, "parent of {}", list(layers)),
             Self::InUse => f.write_str("in use"),
-            Self::UnknownTags(reason) => f.write_str(reason),
+            Self::UnknownTags(reason) | Self::UnknownUse(reason) => f.write_str(reason),
         }
     }
 }

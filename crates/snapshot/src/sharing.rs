@@ -18,7 +18,7 @@ use crate::{Digest, FunctionName, PAGE_BYTES, Result, SnapshotRef, Store, files}
 const LEAST_SHARE: u64 = 8;
 
 /// Where looking for more packs ends (16 GiB of pages): what is not known is stored again.
-const MOST_KNOWN_PAGES: usize = 1 << 22;
+const MOST_KNOWN_PAGES: u64 = 1 << 22;
 
 /// The packs in a store, and where in them each page is.
 #[derive(Default)]
@@ -50,7 +50,7 @@ impl Known {
         let mut functions = store.functions()?;
         functions.sort_by_key(|other| other != function);
         for other in functions {
-            for id in store.ids(&other)?.into_iter().rev() {
+            for id in store.ids(&other).unwrap_or_default().into_iter().rev() {
                 known.add_folder(&store.snapshot_folder(&other, id), false);
             }
         }
@@ -61,9 +61,7 @@ impl Known {
         // Whatever is wrong with another snapshot is found by whoever opens or verifies it.
         let names = files::names(folder).unwrap_or_default();
         for name in names.iter().filter(|name| Pack::is_name(name)) {
-            if self.places.len() < MOST_KNOWN_PAGES {
-                let _ = self.add_pack(folder.join(name), of_parent);
-            }
+            let _ = self.add_pack(folder.join(name), of_parent);
         }
     }
 
@@ -72,13 +70,15 @@ impl Known {
         let Some(digest) = pack.digest().copied() else {
             return Ok(());
         };
-        if !self.seen.insert(digest) {
+        let is_too_much = self.places.len() as u64 + pack.pages() > MOST_KNOWN_PAGES;
+        if self.seen.contains(&digest) || is_too_much && !of_parent {
             return Ok(());
         }
         let number = self.packs.len() as u32;
         for (slot, key) in (0..).zip(pack.keys()?) {
             self.places.entry(key).or_insert((number, slot));
         }
+        self.seen.insert(digest);
         self.packs.push(KnownPack {
             path: pack.path().to_owned(),
             digest,
@@ -94,9 +94,13 @@ impl Known {
             return Ok(Lent::default());
         }
         let mut wanted = vec![0u64; self.packs.len()];
+        let mut counted = HashSet::new();
         pages.for_each(folder, |_, page| {
-            if let Some((pack, _)) = self.places.get(&PageKey::of(page)) {
-                wanted[*pack as usize] += 1;
+            // Pages of the pack count, not how often one of them is used.
+            if let Some(place) = self.places.get(&PageKey::of(page))
+                && counted.insert(*place)
+            {
+                wanted[place.0 as usize] += 1;
             }
             Ok(())
         })?;

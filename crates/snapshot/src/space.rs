@@ -1,6 +1,5 @@
 //! All pages of a snapshot, guest memory and image, read from its packs.
 
-use std::collections::HashSet;
 use std::ops::Range;
 use std::path::Path;
 
@@ -47,11 +46,26 @@ impl PageSpace {
         &self.packs
     }
 
-    /// Whether there are pages in one of `slots` of the pack with this number.
-    pub(crate) fn uses(&self, pack: u32, slots: &Range<u64>) -> bool {
-        self.table.runs.iter().any(|run| {
-            let end = run.slot + u64::from(run.pages);
-            run.pack == pack && run.slot < slots.end && slots.start < end
+    /// The slots that are used of each pack: sorted ranges, apart from each other.
+    pub(crate) fn used_slots(&self) -> Vec<Vec<Range<u64>>> {
+        let mut slots = vec![Vec::new(); self.packs.len()];
+        for run in &self.table.runs {
+            slots[run.pack as usize].push(run.slot..run.slot + u64::from(run.pages));
+        }
+        let slots = slots.iter();
+        slots.map(|slots| ranges::merge_ranges(slots, 0)).collect()
+    }
+
+    /// Where the pages from `first` on are: page, number of the pack, slot and number of pages of
+    /// each run.
+    pub(crate) fn places_from(&self, first: u64) -> impl Iterator<Item = (u64, u32, u64, u64)> {
+        let runs = &self.table.runs;
+        let at = runs.partition_point(|run| run.range().end <= first);
+        runs[at..].iter().map(move |run| {
+            let page = run.first_page.max(first);
+            let skipped = page - run.first_page;
+            let pages = u64::from(run.pages) - skipped;
+            (page, run.pack, run.slot + skipped, pages)
         })
     }
 
@@ -101,7 +115,16 @@ impl PageSpace {
             })
             .collect();
         parts.sort_unstable();
-        let mut buf = BlockBytes::default();
+        BlockBytes::with_spare(|buf| self.read_parts(parts, buf, verify, sink))
+    }
+
+    fn read_parts(
+        &self,
+        parts: Vec<Part>,
+        buf: &mut BlockBytes,
+        verify: bool,
+        sink: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
+    ) -> Result<()> {
         let mut in_buf = None;
         for mut part in parts {
             let pack = &self.packs[part.pack as usize];
@@ -112,7 +135,7 @@ impl PageSpace {
                 })?;
                 let here = (part.pack, block.first_slot);
                 if in_buf != Some(here) {
-                    pack.read_block(block, &mut buf, verify)?;
+                    pack.read_block(block, buf, verify)?;
                     in_buf = Some(here);
                 }
                 let skipped = part.slot - block.first_slot;
@@ -127,15 +150,30 @@ impl PageSpace {
         Ok(())
     }
 
-    /// The pages that both take from the same place, sorted and apart from each other: pages with
-    /// the same content that are stored once.
+    /// The pages that both have at the same place of the same pack: sorted ranges, apart from each
+    /// other.
     pub(crate) fn stored_once_with(&self, other: &Self) -> Vec<Range<u64>> {
-        let theirs: HashSet<_> = other.packs.iter().filter_map(Pack::digest).collect();
-        let shared = self.table.runs.iter().filter(|run| {
-            let digest = self.packs[run.pack as usize].digest();
-            digest.is_some_and(|digest| theirs.contains(digest))
-        });
-        let shared: Vec<_> = shared.map(|run| run.range()).collect();
+        let mut theirs = other.table.runs.iter().peekable();
+        let mut shared = Vec::new();
+        for run in &self.table.runs {
+            while theirs
+                .next_if(|their| their.range().end <= run.first_page)
+                .is_some()
+            {}
+            let mut ahead = theirs.clone();
+            while let Some(their) = ahead.next_if(|their| their.first_page < run.range().end) {
+                let packs = [
+                    self.packs[run.pack as usize].digest(),
+                    other.packs[their.pack as usize].digest(),
+                ];
+                let start = run.first_page.max(their.first_page);
+                let end = run.range().end.min(their.range().end);
+                let slots = [run, their].map(|run| run.slot + (start - run.first_page));
+                if packs[0].is_some() && packs[0] == packs[1] && slots[0] == slots[1] {
+                    shared.push(start..end);
+                }
+            }
+        }
         ranges::merge_ranges(&shared, 0)
     }
 }

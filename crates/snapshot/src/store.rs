@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::files::{self, StoreLock};
-use crate::publish::{flatten, publish, replace_file};
+use crate::publish::{flatten, not_newest, publish};
 use crate::snapshot::{Folder, Snapshot};
 use crate::state_file::StateFile;
 use crate::{
@@ -154,10 +154,8 @@ impl Store {
         compression: Compression,
     ) -> Result<SnapshotId> {
         let folder = self.folder(function, *id)?;
-        let newest = self.ids(function)?.last().copied();
-        if newest.is_some_and(|newest| newest != *id) {
-            let reason = format!("{id} is not the newest snapshot of {function}: flatten that one");
-            return Err(Error::refused("flatten the snapshot", reason));
+        if self.newest_folder(function, &self.ids(function)?) != Some(*id) {
+            return Err(not_newest(function, *id));
         }
         flatten(self, folder, compression)
     }
@@ -181,7 +179,7 @@ impl Store {
             .map_err(|error| self.or_unknown(function, *id, error))?;
         let header = &state_file.header;
         let content = working_set.encode(header.memory_pages, &header.body_digest)?;
-        replace_file(&self.root, &folder, WorkingSet::NAME, &content)
+        files::replace(&self.root, &folder, WorkingSet::NAME, &content)
     }
 
     /// Lets the newest snapshot of `function` go from the page cache, so that it is next read from
@@ -238,6 +236,19 @@ impl Store {
         Ok(ids)
     }
 
+    /// The newest of `ids` that is a folder: a stray file with such a name is no snapshot.
+    pub(crate) fn newest_folder(
+        &self,
+        function: &FunctionName,
+        ids: &[SnapshotId],
+    ) -> Option<SnapshotId> {
+        let is_folder = |id: &SnapshotId| {
+            // One that cannot be looked at fails where it is opened.
+            files::is_folder(&self.snapshot_folder(function, *id)).unwrap_or(true)
+        };
+        ids.iter().rev().copied().find(is_folder)
+    }
+
     fn newest(&self, function: &FunctionName) -> Result<Folder> {
         self.at_newest(function, |id| self.folder(function, id))
     }
@@ -249,7 +260,7 @@ impl Store {
         open: impl Fn(SnapshotId) -> Result<T>,
     ) -> Result<T> {
         for _ in 0..OPEN_ATTEMPTS {
-            let Some(id) = self.ids(function)?.last().copied() else {
+            let Some(id) = self.newest_folder(function, &self.ids(function)?) else {
                 break;
             };
             match open(id) {
@@ -272,7 +283,10 @@ impl Store {
         id: SnapshotId,
         error: Error,
     ) -> Error {
-        if error.is_not_found() && !self.snapshot_folder(function, id).exists() {
+        let folder = self.snapshot_folder(function, id);
+        if (error.is_not_found() || error.is_not_a_folder())
+            && files::is_folder(&folder).is_ok_and(|is_there| !is_there)
+        {
             return self.unknown_snapshot(function, id);
         }
         error

@@ -119,6 +119,7 @@ impl PageTable {
         let (words, _) = runs.as_chunks::<8>();
         let (triples, _) = words.as_chunks::<3>();
         let mut previous_end = 0;
+        let mut is_used = vec![false; packs.len()];
         let mut decoded = Vec::with_capacity(triples.len());
         for [first_page, sizes, slot] in triples {
             let sizes = u64::from_le_bytes(*sizes);
@@ -146,7 +147,11 @@ impl PageTable {
                 )));
             }
             previous_end = run.range().end;
+            is_used[pack as usize] = true;
             decoded.push(run);
+        }
+        if let Some(idle) = is_used.iter().position(|used| !used) {
+            return Err(damaged(format!("no page is in pack {idle}")));
         }
         Ok(Self {
             runs: decoded,

@@ -8,8 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::files::{self, StoreLock};
-use crate::publish::replace_file;
-use crate::{Error, FunctionName, Result, SnapshotId, SnapshotRef, Store};
+use crate::{Digest, Error, FunctionName, Result, SnapshotId, SnapshotRef, Store};
 
 /// The file in a function's folder.
 const TAGS: &str = "tags.json";
@@ -91,6 +90,17 @@ impl From<Tag> for String {
 struct TagsFile {
     version: u32,
     tags: BTreeMap<Tag, SnapshotId>,
+    /// Of the tags, as [`digest_of`] has it.
+    digest: Digest,
+}
+
+/// The digest of a line `TAG ID` for each tag, by tag.
+fn digest_of(tags: &BTreeMap<Tag, SnapshotId>) -> Digest {
+    let lines: String = tags
+        .iter()
+        .map(|(tag, id)| format!("{tag} {id}\n"))
+        .collect();
+    Digest::of(lines.as_bytes())
 }
 
 fn read(path: &Path) -> Result<BTreeMap<Tag, SnapshotId>> {
@@ -117,6 +127,9 @@ fn read(path: &Path) -> Result<BTreeMap<Tag, SnapshotId>> {
     if content.tags.len() > MAX_TAGS {
         let tags = content.tags.len();
         return Err(bad(format!("it has {tags} tags of at most {MAX_TAGS}")));
+    }
+    if content.digest != digest_of(&content.tags) {
+        return Err(bad("its tags do not match its digest".into()));
     }
     Ok(content.tags)
 }
@@ -173,11 +186,15 @@ impl Store {
         function: &FunctionName,
         tags: BTreeMap<Tag, SnapshotId>,
     ) -> Result<()> {
-        let version = VERSION;
-        let mut json = serde_json::to_vec_pretty(&TagsFile { version, tags })
+        let file = TagsFile {
+            version: VERSION,
+            digest: digest_of(&tags),
+            tags,
+        };
+        let mut json = serde_json::to_vec_pretty(&file)
             .map_err(|error| Error::refused("write the tags", error.to_string()))?;
         json.push(b'\n');
-        replace_file(self.path(), &self.function_folder(function), TAGS, &json)
+        files::replace(self.path(), &self.function_folder(function), TAGS, &json)
     }
 
     pub(crate) fn unknown_tag(&self, function: &FunctionName, tag: &Tag) -> Error {
@@ -186,5 +203,20 @@ impl Store {
             tag: tag.clone(),
             store: self.path().to_path_buf(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_in_the_format_is_right() {
+        let format = include_str!("../../../snapshots/FORMAT.md");
+        let example = format.split("```json").nth(1).unwrap();
+        let example = example.split("```").next().unwrap();
+        let file: TagsFile = serde_json::from_str(example).unwrap();
+        assert_eq!(file.version, VERSION);
+        assert_eq!(file.digest, digest_of(&file.tags));
     }
 }

@@ -15,11 +15,13 @@ use crate::header::{CHUNK_PAGES, HEADER_BYTES, MAX_IMAGE_BYTES};
 use crate::manifest::MAX_MANIFEST_BYTES;
 use crate::pack::{self, Pack};
 use crate::publish::put_in_place;
+use crate::removal::Brief;
 use crate::snapshot::{Folder, MANIFEST, V1_IMAGE, V1_MEMORY};
 use crate::state_file::StateFile;
 use crate::table::{MAX_PACKS, table_bytes};
 use crate::{
-    CHUNK_BYTES, Error, MAX_MEMORY_PAGES, PAGE_BYTES, Result, SnapshotRef, Store, WorkingSet,
+    CHUNK_BYTES, Error, LayerInfo, MAX_LAYER_DEPTH, MAX_MEMORY_PAGES, PAGE_BYTES, Result,
+    SnapshotRef, Store, WorkingSet,
 };
 
 /// The most files that a snapshot may have: its packs, the table of its pages, its manifest and its
@@ -162,10 +164,27 @@ impl Adoption {
         if self.is_there()? {
             return Ok(adopted(true));
         }
+        self.refuse_circle()?;
         let adopted = adopted(false);
         let SnapshotRef { function, id } = &self.snapshot;
         put_in_place(&self.store, function, *id, self.temp)?;
         Ok(adopted)
+    }
+
+    /// Refuses a layer whose parents lead back to it: none of them could be removed any more.
+    fn refuse_circle(&self) -> Result<()> {
+        let mut folder = self.temp.path().to_owned();
+        for _ in 0..=MAX_LAYER_DEPTH {
+            let Some(LayerInfo { parent, .. }) = Brief::read(&folder).layer else {
+                return Ok(());
+            };
+            if parent == self.snapshot {
+                let reason = format!("its parents lead back to {parent}");
+                return Err(refused(reason));
+            }
+            folder = self.store.snapshot_folder(&parent.function, parent.id);
+        }
+        Ok(())
     }
 
     /// Makes sure that what was received is a good snapshot, with no file too many.
@@ -183,15 +202,20 @@ impl Adoption {
     /// Makes sure that the store's own copy is good, which need not be imported then.
     fn verify_there(&self) -> Result<()> {
         let SnapshotRef { function, id } = &self.snapshot;
-        let mut folder = self.store.folder(function, *id)?;
-        // A hint that may be renewed at any time, and be damaged without harm.
-        folder.working_set = Ok(None);
-        folder.verify_alone().map_err(|error| {
-            let snapshot = &self.snapshot;
-            refused(format!(
-                "the store has {snapshot} already, but not whole ({error}): remove that one first"
-            ))
-        })
+        let verified = self.store.folder(function, *id).and_then(|mut folder| {
+            // A hint that may be renewed at any time, and be damaged without harm.
+            folder.working_set = Ok(None);
+            folder.verify_alone()
+        });
+        // Not the error itself: what came in is good.
+        verified.map_err(|error| self.not_whole(&error))
+    }
+
+    fn not_whole(&self, error: &Error) -> Error {
+        let snapshot = &self.snapshot;
+        refused(format!(
+            "the store has {snapshot} already, but not whole ({error}): remove that one first"
+        ))
     }
 
     /// Whether this very snapshot is in the store; an error when another has its place.
@@ -211,14 +235,19 @@ impl Adoption {
             return Err(refused(reason));
         }
         // The digests in this file stand for all the others.
-        let theirs = self.store.snapshot_folder(function, *id);
-        let [ours, theirs] = [self.temp.path(), &theirs].map(|path| path.join(StateFile::NAME));
+        let theirs_in = self.store.snapshot_folder(function, *id);
+        let [ours, theirs] = [self.temp.path(), &theirs_in].map(|path| path.join(StateFile::NAME));
         match have_equal_content(&ours, &theirs) {
             Ok(true) => Ok(true),
             Ok(false) | Err(Error::Damaged { .. }) => Err(refused(format!(
                 "the store has another snapshot {}: remove that one first or use another store",
                 self.snapshot
             ))),
+            // Whoever removes it right now takes the folder, not the file.
+            Err(error) if error.is_not_found() => match files::is_folder(&theirs_in)? {
+                true => Err(self.not_whole(&error)),
+                false => Ok(false),
+            },
             Err(error) => Err(error),
         }
     }
@@ -228,7 +257,8 @@ impl Adoption {
     fn link_packs(&self) -> Result<(BTreeSet<String>, u64)> {
         let mut folders = Vec::new();
         for function in self.store.functions()? {
-            let ids = self.store.ids(&function)?.into_iter();
+            // What cannot be read lends nothing.
+            let ids = self.store.ids(&function).unwrap_or_default().into_iter();
             folders.extend(ids.map(|id| self.store.snapshot_folder(&function, id)));
         }
         let (mut linked, mut bytes) = (BTreeSet::new(), 0);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use crate::removal::Brief;
@@ -81,20 +81,18 @@ pub(crate) struct Inventory {
 }
 
 impl Inventory {
-    /// What is in `store`, as it will be without the files and folders `gone`.
-    pub(crate) fn read(store: &Store, gone: &[PathBuf]) -> Result<Self> {
+    /// What is in `store`; what is being written or deleted only where it is `with_temporary`.
+    pub(crate) fn read(store: &Store, with_temporary: bool) -> Result<Self> {
         let mut inventory = Self::default();
         for name in files::names(store.path())? {
             let path = store.path().join(&name);
             let function = FunctionName::new(&name).ok();
             match function.filter(|_| real_folder(&path).is_some()) {
                 Some(function) => inventory.add_function(&path, &function)?,
-                None => {
-                    let files = inventory.count(&path, 1)?;
-                    if gone.contains(&path) {
-                        inventory.release(&files);
-                    }
+                None if with_temporary || !files::is_temporary(&name) => {
+                    inventory.count(&path, 1)?;
                 }
+                None => {}
             }
         }
         let by_name = |stored: &Stored| stored.snapshot.clone();
@@ -194,7 +192,7 @@ impl Store {
     /// # Errors
     /// [`Error::Io`] when the store cannot be looked through.
     pub fn usage(&self) -> Result<StoreUsage> {
-        let inventory = Inventory::read(self, &[])?;
+        let inventory = Inventory::read(self, true)?;
         let snapshots = inventory.snapshots.iter().map(|stored| {
             let (mut own_bytes, mut shared_bytes) = (0, 0);
             for file in stored.files.iter().filter_map(|f| inventory.files.get(f)) {
