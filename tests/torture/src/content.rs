@@ -4,8 +4,8 @@ use std::io;
 
 use anyhow::{Context, Result, bail, ensure};
 use dormouse_snapshot::{
-    Compression, Draft, FunctionName, Manifest, MemoryDraft, PAGE_BYTES, Snapshot, SnapshotId,
-    SnapshotRef, Store, WorkingSet,
+    Compression, Draft, FunctionName, LayerInfo, Manifest, MemoryDraft, PAGE_BYTES, Snapshot,
+    SnapshotId, SnapshotRef, Store, WorkingSet,
 };
 use rand::rngs::ChaCha8Rng;
 use rand::{Rng, SeedableRng};
@@ -25,6 +25,15 @@ const NO_WORKING_SET: u64 = 0;
 /// The content of one snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Content(pub u64);
+
+/// One snapshot in a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Kept {
+    pub(crate) content: Content,
+    /// Which working set it has; 0 for none.
+    pub(crate) working_set: u64,
+    pub(crate) layer: Option<LayerInfo>,
+}
 
 /// The state of a machine that never was.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,7 +62,7 @@ impl Content {
             Ok(())
         };
         let draft = Draft {
-            created_unix_ms: 1_700_000_000_000 + self.0,
+            created_unix_ms: self.created_unix_ms(),
             host: "torture".to_owned(),
             config: serde_json::json!({ "content": self.0 }),
             state: &self.state(),
@@ -69,12 +78,17 @@ impl Content {
         store.publish(function, draft)
     }
 
-    /// Compares everything in the snapshot `id` with what it should be. Where it holds, tells which
-    /// content it is and which working set it has, 0 for none.
+    /// When it says it was taken.
+    pub(crate) fn created_unix_ms(self) -> u64 {
+        1_700_000_000_000 + self.0
+    }
+
+    /// Compares everything in the snapshot `id` with what it should be. Where it holds, tells what
+    /// it is.
     ///
     /// # Errors
     /// The store's own where it refuses; [`Differs`] where it gives something wrong.
-    pub fn check(store: &Store, function: &FunctionName, id: &SnapshotId) -> Result<(Self, u64)> {
+    pub(crate) fn check(store: &Store, function: &FunctionName, id: &SnapshotId) -> Result<Kept> {
         let snapshot: Snapshot<State> = store.open_id(function, id)?;
         Self::check_opened(&snapshot)
     }
@@ -83,12 +97,12 @@ impl Content {
     ///
     /// # Errors
     /// As [`check`](Self::check).
-    pub fn check_newest(store: &Store, function: &FunctionName) -> Result<Self> {
+    pub(crate) fn check_newest(store: &Store, function: &FunctionName) -> Result<Kept> {
         let snapshot: Snapshot<State> = store.open_newest(function)?;
-        Self::check_opened(&snapshot).map(|(content, _)| content)
+        Self::check_opened(&snapshot)
     }
 
-    fn check_opened(snapshot: &Snapshot<State>) -> Result<(Self, u64)> {
+    fn check_opened(snapshot: &Snapshot<State>) -> Result<Kept> {
         let content = Self::of(&snapshot.manifest)?;
         ensure!(snapshot.state == content.state(), Differs("state"));
         ensure!(
@@ -102,7 +116,7 @@ impl Content {
         if let Some(error) = &snapshot.working_set_error {
             bail!("its working set cannot be used: {error}");
         }
-        let version = match &snapshot.working_set {
+        let working_set = match &snapshot.working_set {
             None => NO_WORKING_SET,
             Some(set) => {
                 // The first touched page says which version it is.
@@ -111,7 +125,11 @@ impl Content {
                 *version
             }
         };
-        Ok((content, version))
+        Ok(Kept {
+            content,
+            working_set,
+            layer: snapshot.manifest.layer.clone(),
+        })
     }
 
     fn of(manifest: &Manifest) -> Result<Self> {

@@ -208,8 +208,8 @@ fn check(scene: &Scene, folder: &Path, touched: &[SnapshotRef]) -> Result<&'stat
     for snapshot in touched {
         let content = scene.model.content(snapshot).context("not in the model")?;
         match Content::check(&store, &snapshot.function, &snapshot.id) {
-            Ok((found, _)) => ensure!(
-                found == content,
+            Ok(found) => ensure!(
+                found.content == content,
                 "WRONG: {snapshot} is {found:?} and not {content:?}"
             ),
             Err(error) if error.downcast_ref::<Differs>().is_some() => return Err(error),
@@ -225,8 +225,8 @@ fn check(scene: &Scene, folder: &Path, touched: &[SnapshotRef]) -> Result<&'stat
         let fresh = FunctionName::new("fresh")?;
         let id = content.publish(&store, &fresh, None);
         let id = id.context("publishing beside it")?;
-        let (found, _) = Content::check(&store, &fresh, &id).context("published beside it")?;
-        ensure!(found == content, "WRONG: published beside it");
+        let found = Content::check(&store, &fresh, &id).context("published beside it")?;
+        ensure!(found.content == content, "WRONG: published beside it");
     }
     Ok(how)
 }

@@ -79,8 +79,14 @@ fn fill(folder: &Path, rng: &mut ChaCha8Rng, cases: &mut Cases, report: &mut Rep
     let mut failures = 0;
     while failures < 6 && cases.next() {
         let operation = match Operation::any(rng, &functions) {
-            // Room is made at the end.
-            Operation::Remove(function) => Operation::publish(rng, function, false),
+            // Room is made at the end, and a parcel would be packed on this disk.
+            Operation::Remove(function)
+            | Operation::RemoveSnapshot { function, .. }
+            | Operation::Import { function, .. } => Operation::publish(rng, function, false),
+            Operation::Gc { limits, .. } => Operation::Gc {
+                limits,
+                dry_run: true,
+            },
             other => other,
         };
         let outcome = operation.run(&store);

@@ -47,8 +47,9 @@ fn race(worker: &Worker, place: &Path, seed: u64, report: &mut Report) -> Result
     let store = scene.store();
 
     let processes = rng.random_range(2..5);
+    let has_limits = rng.random_bool(0.5);
     let scripts: Vec<Vec<Operation>> = (0..processes)
-        .map(|_| script(&mut rng, &functions, lasting))
+        .map(|_| script(&mut rng, &functions, lasting, has_limits))
         .collect();
     let mut children = Vec::new();
     for script in &scripts {
@@ -79,12 +80,21 @@ fn race(worker: &Worker, place: &Path, seed: u64, report: &mut Report) -> Result
                     };
                     published.push((*id, content));
                 }
+                Outcome::Imported { id, .. } if operation.function() == Some(lasting) => {
+                    published.push((*id, None));
+                }
                 _ => {}
             }
         }
     }
     let found = Model::found(&store)?;
+    let newest = found.snapshots().filter(|of| of.function == *lasting);
+    let newest = newest.map(|of| of.id.sequence()).max();
     for (id, content) in published {
+        // Only what is not the newest may be over a limit.
+        if has_limits && newest.is_some_and(|newest| id.sequence() < newest) {
+            continue;
+        }
         let snapshot = dormouse_snapshot::SnapshotRef {
             function: lasting.clone(),
             id,
@@ -102,14 +112,24 @@ fn race(worker: &Worker, place: &Path, seed: u64, report: &mut Report) -> Result
     Ok(())
 }
 
-/// Operations of one process, none of which takes away what is to last.
+/// Operations of one process, none of which takes away what is to last: that is all of a function,
+/// or its newest snapshot at any time where the limits of a history hold.
 fn script(
     rng: &mut ChaCha8Rng,
     functions: &[FunctionName],
     lasting: &FunctionName,
+    has_limits: bool,
 ) -> Vec<Operation> {
     let mut operation = || match Operation::any(rng, functions) {
-        Operation::Remove(function) if function == *lasting => Operation::Read(function),
+        Operation::Remove(function) | Operation::RemoveSnapshot { function, .. }
+            if function == *lasting =>
+        {
+            Operation::Read(function)
+        }
+        Operation::Gc { limits, dry_run } => Operation::Gc {
+            limits,
+            dry_run: dry_run || !has_limits,
+        },
         // Right after it was made, a folder of somebody who lives looks like that of one who died:
         // that is why leftovers are cleared away only after some time.
         Operation::CleanLeftovers => Operation::Verify,

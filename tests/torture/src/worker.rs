@@ -23,6 +23,10 @@ const PANICKED: i32 = 101;
 /// Where it cannot begin, or cannot write.
 pub fn work(folder: &Path, script: &str, traced: bool) -> Result<ExitCode> {
     let script: Vec<Operation> = serde_json::from_str(script).context("the script")?;
+    let place = folder.ancestors().skip(1).find(|above| above.is_dir());
+    for operation in &script {
+        operation.prepare(place.context("the store's folder is nowhere")?)?;
+    }
     if traced {
         ptrace::traceme().context("cannot be traced")?;
         raise(Signal::SIGSTOP)?;

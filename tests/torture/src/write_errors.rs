@@ -178,7 +178,9 @@ fn check(
         anyhow::bail!("the worker ended early: {}", ended.said);
     };
     match outcome {
-        Outcome::Failed(message) | Outcome::Unknown(message) if has_failed => {
+        Outcome::Failed(message) | Outcome::Unknown(message) | Outcome::Refused(message)
+            if has_failed =>
+        {
             ensure!(
                 !message.is_empty() && !message.contains('\n'),
                 "not a clear error: {message:?}"
@@ -187,7 +189,7 @@ fn check(
             let must_be_undone = !matches!(fault, Fault::Always(..));
             let publishes = matches!(
                 scene.operation,
-                Operation::Publish { .. } | Operation::Flatten(_)
+                Operation::Publish { .. } | Operation::Import { .. } | Operation::Flatten(_)
             );
             let may_be_done = !(publishes && must_be_undone);
             model
