@@ -97,10 +97,10 @@ pub(crate) fn sync_folder(path: &Path) -> Result<()> {
 }
 
 /// Creates the folder `path` and those above it, on disk when this returns; those that exist are
-/// fine.
+/// fine, and on disk as well then.
 pub(crate) fn create_folders(path: &Path) -> Result<()> {
     if path.is_dir() {
-        return Ok(());
+        return keep_found_folder(path);
     }
     let parent = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -108,7 +108,7 @@ pub(crate) fn create_folders(path: &Path) -> Result<()> {
     };
     create_folders(parent)?;
     match DirBuilder::new().mode(0o700).create(path) {
-        // Whoever made it just now may not have flushed it yet.
+        // Somebody made it just now.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
         created => created.map_err(Error::io("create the folder", path))?,
     }
@@ -122,6 +122,31 @@ pub(crate) fn is_folder(path: &Path) -> Result<bool> {
         Ok(metadata) => Ok(metadata.is_dir()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(Error::io("inspect", path)(error)),
+    }
+}
+
+/// Makes sure that the folder `path`, which was there, is on disk: whoever made it may not have
+/// flushed it yet, or have died before. The folders above it are: each is on disk before anything is
+/// created in it.
+fn keep_found_folder(path: &Path) -> Result<()> {
+    // Where `path` leads over symbolic links, it is the folder that must last, not the link.
+    let path = fs::canonicalize(path).map_err(Error::io("find", path))?;
+    let Some(parent) = path.parent() else {
+        return Ok(()); // the root of all
+    };
+    match sync_folder(parent) {
+        // Nobody can have made it in a folder that cannot be flushed, as they would have failed too.
+        Err(Error::Io { source, .. })
+            if matches!(
+                source.kind(),
+                io::ErrorKind::PermissionDenied
+                    | io::ErrorKind::ReadOnlyFilesystem
+                    | io::ErrorKind::InvalidInput
+            ) =>
+        {
+            Ok(())
+        }
+        flushed => flushed,
     }
 }
 

@@ -31,6 +31,7 @@ pub use kills::every_call as kill_at_every_call;
 pub use limits::Limits;
 pub use model::Model;
 pub use operation::{Operation, Outcome};
+pub use power_loss::after_every_death as lose_power_after_every_death;
 pub use report::Report;
 pub use scene::Scene;
 pub use worker::work;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use dormouse_snapshot::FunctionName;
 use dormouse_torture::{
     Content, Operation, Outcome, Report, Scene, Torture, fail_every_call, kill_at_every_call,
+    lose_power_after_every_death,
 };
 
 fn program() -> &'static Path {
@@ -69,6 +70,18 @@ fn a_process_may_die_at_every_system_call() {
 #[test]
 fn every_system_call_on_files_may_fail() {
     whole(10, fail_every_call);
+}
+
+/// Who made a folder may have died before it was on disk, and whoever finds it there must not rely
+/// on that.
+#[test]
+fn what_is_published_lasts_although_another_died_before() {
+    let place = tempfile::tempdir().expect("a folder");
+    let mut report = Report::default();
+    match lose_power_after_every_death(program(), place.path(), &mut report) {
+        Ok(deaths) => assert!(deaths >= 20, "only {deaths} deaths"),
+        Err(error) => panic!("{error:#}"),
+    }
 }
 
 #[test]

@@ -127,15 +127,15 @@ impl Disk {
         self.steps.push(Step::Done);
     }
 
-    /// Makes in `folder` what may be left of the disk where the power goes away at `moment`. Tells
-    /// how much of what was not flushed was kept.
+    /// Makes in `folder` what may be left of the disk where the power goes away at `moment`: of what
+    /// was not flushed, this `share`.
     pub(super) fn lose_power(
         &self,
         moment: usize,
         folder: &Path,
+        share: f64,
         rng: &mut ChaCha8Rng,
-    ) -> Result<String> {
-        let share = [0.0, 0.2, 0.5, 0.8, 1.0][rng.random_range(0..5)];
+    ) -> Result<()> {
         let mut remains = Remains::default();
         for (number, step) in self.steps[..moment].iter().enumerate() {
             let later = &self.steps[number..moment];
@@ -179,8 +179,7 @@ impl Disk {
                 Step::Flush(_) | Step::Done => {}
             }
         }
-        self.make(ROOT, folder, &remains, &mut HashMap::new())?;
-        Ok(format!("{share} of what was not flushed kept"))
+        self.make(ROOT, folder, &remains, &mut HashMap::new())
     }
 
     fn rename(&self, remains: &mut Remains, gone: Option<&Name>, new: Option<&(Name, Inode)>) {

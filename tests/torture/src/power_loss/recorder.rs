@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
+use std::process::Child;
 
 use anyhow::{Context, Result, bail};
 use nix::libc::{self, c_long};
 
 use super::disk::{Disk, Inode, Name, ROOT};
-use crate::tracee::{Call, Tracer, Verdict};
+use crate::tracee::{self, Call, Tracer, Verdict};
+use crate::worker::Ended;
 
 /// System calls that would change files behind the recorder's back.
 const UNKNOWN: &[c_long] = &[
@@ -32,10 +34,12 @@ struct Open {
     at: usize,
 }
 
-/// Keeps what a worker does below a folder.
+/// Keeps what workers do below a folder, one after the other.
 pub(super) struct Recorder {
     root: PathBuf,
     open: HashMap<u64, Open>,
+    /// System calls that the worker makes before it is killed; nothing where it lives.
+    life: Option<usize>,
     pub(super) disk: Disk,
 }
 
@@ -45,8 +49,16 @@ impl Recorder {
         Self {
             root: root.to_owned(),
             open: HashMap::new(),
+            life: None,
             disk: Disk::new(),
         }
+    }
+
+    /// Runs the worker `child` to its end; with a `life`, it is killed after so many system calls.
+    pub(super) fn follow(&mut self, child: Child, life: Option<usize>) -> Result<Ended> {
+        self.open.clear();
+        self.life = life;
+        tracee::run(child, self)
     }
 
     /// The name that a call means; nothing where it is not below the folder.
@@ -128,7 +140,14 @@ impl Recorder {
 
 impl Tracer for Recorder {
     fn enter(&mut self, _call: &Call) -> Result<Verdict> {
-        Ok(Verdict::Pass)
+        Ok(match &mut self.life {
+            Some(0) => Verdict::Kill,
+            Some(calls) => {
+                *calls -= 1;
+                Verdict::Pass
+            }
+            None => Verdict::Pass,
+        })
     }
 
     fn leave(&mut self, call: &Call, returned: i64) -> Result<()> {
@@ -206,6 +225,8 @@ impl Tracer for Recorder {
                     self.disk.resize(open.inode, arguments[1] as usize);
                 }
             }
+            // A lock or a lease says who uses a file, and goes with its process.
+            libc::SYS_flock => {}
             number if UNKNOWN.contains(&number) => {
                 bail!("system call {number} is not known to the recorder")
             }
