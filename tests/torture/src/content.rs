@@ -192,7 +192,7 @@ fn filled(seed: u64) -> Vec<u8> {
 
 /// Something that was read as good and is not what was written: what must never be.
 #[derive(Debug)]
-pub(crate) struct Differs(&'static str);
+pub(crate) struct Differs(pub(crate) &'static str);
 
 impl std::fmt::Display for Differs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

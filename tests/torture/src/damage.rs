@@ -15,6 +15,7 @@ use crate::content::{Content, Differs};
 use crate::drive::Cases;
 use crate::report::Report;
 use crate::scene::Scene;
+use crate::seals::Seals;
 
 pub(crate) const KIND: &str = "damage";
 
@@ -179,7 +180,12 @@ fn damage_once(scene: &Scene, rng: &mut ChaCha8Rng, report: &mut Report) -> Resu
         .collect();
 
     let name = file.path.file_name().unwrap_or_default().to_string_lossy();
-    let checked = catch_unwind(AssertUnwindSafe(|| check(scene, &copy.store(), &touched)));
+    let mut seals = Seals::of(&copy.store())?;
+    let checked = catch_unwind(AssertUnwindSafe(|| {
+        let how = check(scene, &copy.store(), &touched)?;
+        seals.check(&copy.store())?;
+        Ok(how)
+    }));
     let how = checked
         .unwrap_or_else(|_| Err(anyhow!("a panic")))
         .with_context(|| format!("{}: {damage:?} in {}", file.snapshot, name))?;

@@ -67,6 +67,10 @@ impl Cases {
         self.begun >= self.most
     }
 
+    pub(crate) fn left(&self) -> u64 {
+        self.most.saturating_sub(self.begun)
+    }
+
     pub(crate) fn begun(&self) -> u64 {
         self.begun
     }
@@ -106,7 +110,7 @@ impl Torture {
             let name = name.as_ref().map_or("", |value| value.get_name());
             // Each kind has its own, so that it is the same alone as among the others.
             let seed = self.seed.wrapping_mul(1000).wrapping_add(number);
-            let begun = Instant::now();
+            let (begun, before) = (Instant::now(), report.total());
             self.run_kind(*kind, seed, Cases::new(cases), report)
                 .with_context(|| {
                     format!(
@@ -114,7 +118,8 @@ impl Torture {
                         self.iterations, self.seed
                     )
                 })?;
-            eprintln!("{name}: {cases} cases in {:.1?}", begun.elapsed());
+            let done = report.total() - before;
+            eprintln!("{name}: {done} cases in {:.1?}", begun.elapsed());
         }
         Ok(())
     }

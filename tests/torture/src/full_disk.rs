@@ -57,11 +57,8 @@ pub(crate) fn run(place: &Path, seed: u64, mut cases: Cases, report: &mut Report
             Ok(disk) => disk,
             Err(error) => {
                 // Disks that are full by decree are among the errors.
-                let note = format!(
-                    "SKIPPED: no real disk was filled, as none can be mounted ({error}): run as root"
-                );
-                eprintln!("{note}");
-                report.note(note);
+                let reason = format!("no small disk can be mounted ({error}): run as root");
+                report.skip(KIND, cases.left(), reason);
                 return Ok(());
             }
         };

@@ -52,9 +52,8 @@ pub(crate) fn run(
             may_skip,
             "this host cannot run guests: {missing}; set DORMOUSE_TEST_NO_KVM=1 to go without them"
         );
-        let note = format!("SKIPPED: no function was damaged, as no guest can run here: {missing}");
-        eprintln!("{note}");
-        report.note(note);
+        let reason = format!("no guest can run here: {missing}");
+        report.skip(KIND, cases.left(), reason);
         return Ok(());
     }
     let mut rng = ChaCha8Rng::seed_from_u64(seed);

@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use nix::libc;
 use rand::rngs::ChaCha8Rng;
+use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 
 use crate::content::Content;
@@ -13,10 +14,14 @@ use crate::model::{self, Model};
 use crate::operation::{Operation, Outcome};
 use crate::report::Report;
 use crate::scene::Scene;
+use crate::seals::Seals;
 use crate::tracee::{self, Call, Verdict};
 use crate::worker::{Ended, Worker};
 
 pub(crate) const KIND: &str = "kill";
+
+/// Deaths in one scene, of all that there can be.
+const DEATHS_PER_SCENE: usize = 40;
 
 /// Where a worker dies.
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +39,7 @@ struct Death {
 /// On the first thing that is lost or wrong.
 pub fn every_call(program: &Path, scene: &Scene, report: &mut Report) -> Result<u64> {
     let mut cases = Cases::unlimited();
-    scene_to_the_end(&Worker::new(program), scene, &mut cases, report)?;
+    suffer(&Worker::new(program), scene, None, &mut cases, report)?;
     Ok(cases.begun())
 }
 
@@ -49,21 +54,30 @@ pub(crate) fn run(
     while !cases.are_over() {
         let seed = rng.random();
         let scene = Scene::new(place, seed)?;
-        scene_to_the_end(worker, &scene, &mut cases, report)
+        let some = Some((DEATHS_PER_SCENE, &mut rng));
+        suffer(worker, &scene, some, &mut cases, report)
             .with_context(|| format!("scene {seed}"))?;
     }
     Ok(())
 }
 
-fn scene_to_the_end(
+/// Kills a worker everywhere, or at so many places.
+fn suffer(
     worker: &Worker,
     scene: &Scene,
+    some: Option<(usize, &mut ChaCha8Rng)>,
     cases: &mut Cases,
     report: &mut Report,
 ) -> Result<()> {
-    for death in deaths(&calls(worker, scene)?) {
+    let mut deaths: Vec<_> = deaths(&calls(worker, scene)?).collect();
+    if let Some((most, rng)) = some {
+        deaths = deaths.sample(rng, most).copied().collect();
+    }
+    // All copies share the scene's files.
+    let mut seals = Seals::of(&scene.store())?;
+    for death in deaths {
         if !cases.next() {
-            return Ok(());
+            break;
         }
         let copy = scene.linked()?;
         let ended = die(worker, &copy.store(), &scene.operation, death)?;
@@ -77,7 +91,7 @@ fn scene_to_the_end(
         let how = check().with_context(|| format!("{:?}, {death:?}", scene.operation))?;
         report.count(KIND, scene.operation.name(), how);
     }
-    Ok(())
+    seals.check(&scene.store())
 }
 
 /// The system calls of the scene's operation, where nothing disturbs it; that is checked as well.

@@ -21,6 +21,7 @@ mod power_loss;
 mod races;
 mod report;
 mod scene;
+mod seals;
 mod tracee;
 mod worker;
 mod write_errors;

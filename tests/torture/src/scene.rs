@@ -10,6 +10,7 @@ use rand::{RngExt, SeedableRng};
 
 use crate::model::Model;
 use crate::operation::Operation;
+use crate::seals::Seals;
 
 /// The store's folder below the one that a case has for itself.
 const STORE: &str = "store";
@@ -43,8 +44,10 @@ impl Scene {
         let functions = functions()?;
         let mut scene = Self::empty(place, Operation::any(&mut rng, &functions))?;
         let store = Store::open(scene.store())?;
+        let mut seals = Seals::default();
         let mut add = |operation: Operation| {
             let outcome = operation.run(&store);
+            seals.check(store.path())?;
             scene.model.apply(&operation, &outcome)
         };
         for _ in 0..rng.random_range(1..6) {

@@ -10,6 +10,7 @@ use nix::sys::ptrace;
 use nix::sys::signal::{Signal, raise};
 
 use crate::operation::{Operation, Outcome};
+use crate::seals::Seals;
 
 /// The subcommand by which the program becomes a worker.
 const WORK: &str = "work";
@@ -17,7 +18,8 @@ const WORK: &str = "work";
 const PANICKED: i32 = 101;
 
 /// Does the operations that `script` lists, on the store in `folder`, and writes a line with the
-/// outcome of each to stdout. Where it is `traced`, it first waits for the process that started it.
+/// outcome of each to stdout. Where it is `traced`, it first waits for the process that started it;
+/// else it looks after each operation whether somebody has written into a published file.
 ///
 /// # Errors
 /// Where it cannot begin, or cannot write.
@@ -32,11 +34,16 @@ pub fn work(folder: &Path, script: &str, traced: bool) -> Result<ExitCode> {
         raise(Signal::SIGSTOP)?;
     }
     let store = Store::open(folder);
+    let mut seals = Seals::default();
     for operation in script {
-        let outcome = match &store {
+        let mut outcome = match &store {
             Ok(store) => operation.run(store),
             Err(error) => Outcome::Failed(error.to_string()),
         };
+        // Whoever is traced is to be seen with its own system calls only.
+        if !traced && let Err(error) = seals.check(folder) {
+            outcome = Outcome::Wrong(format!("after {operation:?}: {error:#}"));
+        }
         let line = format!("{}\n", serde_json::to_string(&outcome)?);
         // One write: a line is there as a whole or not at all.
         std::io::stdout().lock().write_all(line.as_bytes())?;

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use rand::rngs::ChaCha8Rng;
+use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use rustix::io::Errno;
 
@@ -12,10 +13,14 @@ use crate::kills::calls;
 use crate::operation::{Operation, Outcome};
 use crate::report::Report;
 use crate::scene::Scene;
+use crate::seals::Seals;
 use crate::tracee::{self, Call, Tracer, Verdict};
 use crate::worker::{Ended, Worker};
 
 pub(crate) const KIND: &str = "error";
+
+/// Faults in one scene, of all that there can be.
+const FAULTS_PER_SCENE: usize = 40;
 
 /// What goes wrong with the disk.
 #[derive(Clone, Copy, Debug)]
@@ -85,7 +90,14 @@ impl Disk {
 pub fn every_call(program: &Path, scene: &Scene, report: &mut Report) -> Result<u64> {
     let mut cases = Cases::unlimited();
     let mut rng = ChaCha8Rng::seed_from_u64(0);
-    scene_to_the_end(&Worker::new(program), scene, &mut rng, &mut cases, report)?;
+    suffer(
+        &Worker::new(program),
+        scene,
+        None,
+        &mut rng,
+        &mut cases,
+        report,
+    )?;
     Ok(cases.begun())
 }
 
@@ -100,15 +112,24 @@ pub(crate) fn run(
     while !cases.are_over() {
         let seed = rng.random();
         let scene = Scene::new(place, seed)?;
-        scene_to_the_end(worker, &scene, &mut rng, &mut cases, report)
-            .with_context(|| format!("scene {seed}"))?;
+        suffer(
+            worker,
+            &scene,
+            Some(FAULTS_PER_SCENE),
+            &mut rng,
+            &mut cases,
+            report,
+        )
+        .with_context(|| format!("scene {seed}"))?;
     }
     Ok(())
 }
 
-fn scene_to_the_end(
+/// Has every fault there can be, or so many.
+fn suffer(
     worker: &Worker,
     scene: &Scene,
+    most: Option<usize>,
     rng: &mut ChaCha8Rng,
     cases: &mut Cases,
     report: &mut Report,
@@ -131,11 +152,16 @@ fn scene_to_the_end(
             faults.push(Fault::Full(rng.random_range(0..200_000)));
         }
     }
+    if let Some(most) = most {
+        faults = faults.sample(rng, most).copied().collect();
+    }
+    // All copies share the scene's files.
+    let mut seals = Seals::of(&scene.store())?;
     for fault in faults {
         if !cases.next() {
-            return Ok(());
+            break;
         }
-        let how = suffer(worker, scene, fault)
+        let how = suffer_once(worker, scene, fault)
             .with_context(|| format!("{:?}, {fault:x?}", scene.operation))?;
         let (Fault::Once(_, errno) | Fault::Always(_, errno)) = fault else {
             report.count("full disk", scene.operation.name(), how);
@@ -147,10 +173,10 @@ fn scene_to_the_end(
         };
         report.count(KIND, case, how);
     }
-    Ok(())
+    seals.check(&scene.store())
 }
 
-fn suffer(worker: &Worker, scene: &Scene, fault: Fault) -> Result<&'static str> {
+fn suffer_once(worker: &Worker, scene: &Scene, fault: Fault) -> Result<&'static str> {
     let copy = scene.linked()?;
     let child = worker.start(&copy.store(), std::slice::from_ref(&scene.operation), true)?;
     let mut disk = Disk {
