@@ -25,7 +25,7 @@ impl Limits {
     #[must_use]
     pub fn any(rng: &mut ChaCha8Rng) -> Self {
         Self {
-            keep_last: rng.random_bool(0.6).then(|| rng.random_range(0..4)),
+            keep_last: rng.random_bool(0.8).then(|| rng.random_range(0..3)),
             max_age_ms: rng.random_bool(0.3).then(|| rng.random_range(0..40)),
             max_bytes: rng.random_bool(0.3).then(|| rng.random_range(0..500_000)),
         }

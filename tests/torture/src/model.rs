@@ -13,6 +13,7 @@ use dormouse_snapshot::{
 
 use crate::content::{Content, Kept};
 use crate::operation::{Operation, Outcome};
+use retention::Layers;
 
 /// The snapshots and tags that should be in a store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -236,7 +237,7 @@ impl Model {
                 limits,
                 dry_run: false,
             } => {
-                possible.extend(self.partly_collected(limits, found));
+                possible.extend(self.partly_collected(limits, Layers::KeepParents, found));
                 None
             }
             Operation::Gc { dry_run: true, .. } => None,
@@ -302,13 +303,52 @@ impl Model {
             Some(operation) => self.possible(operation, &found),
             None => vec![self.clone()],
         };
+        found.is_one_of(&possible, folder)
+    }
+
+    /// The same after errors that `operation` may have overcome. A layer whose manifest cannot be
+    /// read keeps no parent, as it is whole without it.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check).
+    pub fn check_after_errors(&self, folder: &Path, operation: &Operation) -> Result<()> {
+        let found = Self::found(folder)?;
+        let mut possible = self.possible(operation, &found);
+        match operation {
+            Operation::Gc {
+                limits,
+                dry_run: false,
+            } => possible.extend(self.partly_collected(limits, Layers::KeepNothing, &found)),
+            Operation::RemoveSnapshot {
+                function,
+                place,
+                drop_tags,
+            } => {
+                let snapshot = self.at(function, *place);
+                if let Some(snapshot) = snapshot.filter(|of| *drop_tags || !self.is_tagged(of)) {
+                    let mut after = self.clone();
+                    after.take(|other| *other == snapshot);
+                    possible.push(after);
+                }
+            }
+            _ => {}
+        }
+        found.is_one_of(&possible, folder)
+    }
+
+    /// Checks that what was found in `folder` is possible, and clears away what is left over.
+    fn is_one_of(&self, possible: &[Self], folder: &Path) -> Result<()> {
+        let found = self;
         ensure!(
-            possible.contains(&found),
+            possible.contains(found),
             "the store should hold one of\n{possible:#?}\nand holds\n{found:#?}"
         );
         if clear(folder)? > 0 {
             let cleared = Self::found(folder)?;
-            ensure!(cleared == found, "clearing left {cleared:#?} of {found:#?}");
+            ensure!(
+                cleared == *found,
+                "clearing left {cleared:#?} of {found:#?}"
+            );
         }
         Ok(())
     }

@@ -348,7 +348,7 @@ impl Operation {
 }
 
 /// One of few tags, so that they are moved and found.
-fn any_tag(rng: &mut ChaCha8Rng) -> Option<Tag> {
+pub(crate) fn any_tag(rng: &mut ChaCha8Rng) -> Option<Tag> {
     let tag = ["stable", "old.1"].choose(rng)?;
     Tag::new(tag).ok()
 }

@@ -9,7 +9,7 @@ use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
 use crate::model::Model;
-use crate::operation::Operation;
+use crate::operation::{self, Operation};
 use crate::seals::Seals;
 
 /// The store's folder below the one that a case has for itself.
@@ -54,6 +54,24 @@ impl Scene {
             add(Operation::any(&mut rng, &functions))?;
         }
         // Most operations need something to be there.
+        match &scene.operation {
+            Operation::Untag(function, tag) => {
+                add(Operation::publish(&mut rng, function.clone(), false))?;
+                add(Operation::Tag(function.clone(), tag.clone()))?;
+            }
+            Operation::RemoveSnapshot { function, .. } => {
+                add(Operation::publish(&mut rng, function.clone(), false))?;
+                if let Some(tag) = operation::any_tag(&mut rng) {
+                    add(Operation::Tag(function.clone(), tag))?;
+                }
+            }
+            Operation::Gc { .. } => {
+                for layer in [false, true, false, true] {
+                    add(Operation::publish(&mut rng, functions[0].clone(), layer))?;
+                }
+            }
+            _ => {}
+        }
         if let Some(function) = scene.operation.function().cloned() {
             add(Operation::publish(&mut rng, function.clone(), false))?;
             if rng.random_bool(0.4) {

@@ -8,6 +8,13 @@ use dormouse_snapshot::{FunctionName, SnapshotId, SnapshotRef};
 use super::Model;
 use crate::limits::Limits;
 
+/// What layers keep.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Layers {
+    KeepParents,
+    KeepNothing,
+}
+
 impl Model {
     /// The snapshot in this place from old to new, counted round and round.
     pub(super) fn at(&self, function: &FunctionName, place: usize) -> Option<SnapshotRef> {
@@ -22,7 +29,7 @@ impl Model {
         ids.find(|id| id.sequence() == sequence)
     }
 
-    fn is_tagged(&self, snapshot: &SnapshotRef) -> bool {
+    pub(super) fn is_tagged(&self, snapshot: &SnapshotRef) -> bool {
         let mut tags = self.tags.iter();
         tags.any(|((function, _), id)| *function == snapshot.function && *id == snapshot.id)
     }
@@ -72,14 +79,15 @@ impl Model {
     }
 
     /// What is left without those of `over` that nothing keeps.
-    fn without(&self, over: &BTreeSet<SnapshotRef>) -> Self {
+    fn without(&self, over: &BTreeSet<SnapshotRef>, layers: Layers) -> Self {
         let mut left = self.clone();
         loop {
             let unneeded = over.iter().find(|snapshot| {
                 let newest = left.newest(&snapshot.function);
                 left.snapshots.contains_key(snapshot)
                     && newest.is_some_and(|(newest, _)| newest != *snapshot)
-                    && left.may_be_removed(snapshot, false).is_ok()
+                    && !left.is_tagged(snapshot)
+                    && (layers == Layers::KeepNothing || !left.has_layers(snapshot))
             });
             let Some(unneeded) = unneeded.cloned() else {
                 return left;
@@ -89,15 +97,15 @@ impl Model {
     }
 
     /// The snapshots that go where a store with these limits may be of any size.
-    fn must_go(&self, limits: &Limits) -> BTreeSet<SnapshotRef> {
-        self.gone_in(&self.without(&self.over(limits)))
+    fn must_go(&self, limits: &Limits, layers: Layers) -> BTreeSet<SnapshotRef> {
+        self.gone_in(&self.without(&self.over(limits), layers))
     }
 
     /// The snapshots that may go.
-    fn may_go(&self, limits: &Limits) -> BTreeSet<SnapshotRef> {
+    fn may_go(&self, limits: &Limits, layers: Layers) -> BTreeSet<SnapshotRef> {
         match limits.max_bytes {
-            Some(_) => self.gone_in(&self.without(&self.snapshots().cloned().collect())),
-            None => self.must_go(limits),
+            Some(_) => self.gone_in(&self.without(&self.snapshots().cloned().collect(), layers)),
+            None => self.must_go(limits, layers),
         }
     }
 
@@ -114,7 +122,10 @@ impl Model {
         store_bytes: u64,
     ) -> Result<Self> {
         let removed: BTreeSet<_> = removed.iter().cloned().collect();
-        let (must, may) = (self.must_go(limits), self.may_go(limits));
+        let (must, may) = (
+            self.must_go(limits, Layers::KeepParents),
+            self.may_go(limits, Layers::KeepParents),
+        );
         ensure!(
             must.is_subset(&removed) && removed.is_subset(&may),
             "of {may:?}, {must:?} must go, and {removed:?} went"
@@ -131,7 +142,7 @@ impl Model {
             ensure!(is_kept, "the parent of {snapshot} went");
         }
         if limits.max_bytes.is_some_and(|most| store_bytes > most) {
-            let more = after.may_go(limits);
+            let more = after.may_go(limits, Layers::KeepParents);
             ensure!(
                 more.is_empty(),
                 "{store_bytes} bytes are left, and {more:?}"
@@ -141,10 +152,16 @@ impl Model {
     }
 
     /// What `found` has left of a run that was cut off; nothing where more is gone than may be.
-    pub(super) fn partly_collected(&self, limits: &Limits, found: &Self) -> Option<Self> {
+    pub(super) fn partly_collected(
+        &self,
+        limits: &Limits,
+        layers: Layers,
+        found: &Self,
+    ) -> Option<Self> {
         let gone = self.gone_in(found);
         let mut after = self.clone();
         after.take(|snapshot| gone.contains(snapshot));
-        gone.is_subset(&self.may_go(limits)).then_some(after)
+        let may = self.may_go(limits, layers);
+        gone.is_subset(&may).then_some(after)
     }
 }
