@@ -316,3 +316,25 @@ pub(crate) fn replace(root: &Path, folder: &Path, name: &str, content: &[u8]) ->
     rename(&temp.path().join(name), &folder.join(name))?;
     sync_folder(folder)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The folder above is flushed where it can be; where it cannot be, nobody has made one in it.
+    #[test]
+    fn a_folder_that_is_there_is_fine_wherever_it_is() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = place.path().join("folder");
+        fs::create_dir(&folder).unwrap();
+        let link = place.path().join("link");
+        std::os::unix::fs::symlink(&folder, &link).unwrap();
+        // Nothing below /proc can be flushed (EINVAL).
+        let others = [".", "..", "/", "/proc/self"].map(Path::new);
+        for path in [folder.as_path(), &link].into_iter().chain(others) {
+            if let Err(error) = create_folders(path) {
+                panic!("{}: {error}", path.display());
+            }
+        }
+    }
+}

@@ -100,22 +100,6 @@ fn drafts_that_do_not_fit_are_refused() {
     assert!(visible(&store).is_empty(), "{:?}", visible(&store));
 }
 
-/// The folder above is flushed where it can be; where it cannot be, nobody has made one in it.
-#[test]
-fn a_folder_that_is_there_opens_wherever_it_is() {
-    let place = tempfile::tempdir().unwrap();
-    let folder = place.path().join("store");
-    std::fs::create_dir(&folder).unwrap();
-    let link = place.path().join("link");
-    std::os::unix::fs::symlink(&folder, &link).unwrap();
-    let there = [folder.as_path(), &link, Path::new("."), Path::new("/")];
-    // Nothing below /proc can be flushed (EINVAL).
-    for path in there.into_iter().chain([Path::new("/proc/self")]) {
-        let store = Store::open(path).unwrap_or_else(|error| panic!("{error}"));
-        assert_eq!(store.path(), path);
-    }
-}
-
 #[test]
 fn leftovers_are_invisible_and_cleared_away_when_old_and_unused() {
     let (_dir, store) = temp_store();
