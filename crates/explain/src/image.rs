@@ -81,7 +81,7 @@ impl ImageMap {
         let mut map = Self::default();
         let elf = object::File::parse(&*file).map_err(|error| error.to_string())?;
         map.segments = segments(&elf, offset, file.len());
-        map.relocations = relocations(&elf, offset);
+        map.relocations = relocations(&elf, offset, file.len());
         let (mut symbols, owners) = symbols(&elf, offset, file.len());
         map.parts = parts(&elf, offset, &symbols, &owners);
         for symbol in &mut symbols {
@@ -235,13 +235,17 @@ fn segments(elf: &object::File<'_>, offset: u64, file_bytes: usize) -> Vec<Loade
 }
 
 /// The relocations that only depend on where an image was loaded.
-fn relocations(elf: &object::File<'_>, offset: u64) -> Vec<(u64, u64)> {
+fn relocations(elf: &object::File<'_>, offset: u64, file_bytes: usize) -> Vec<(u64, u64)> {
     /// System V ABI, AMD64 supplement, table 4.10.
     const R_X86_64_RELATIVE: u32 = 8;
+    /// Size of `Elf64_Rela`.
+    const ENTRY_BYTES: usize = 24;
     let mut relocations: Vec<_> = elf
         .dynamic_relocations()
         .into_iter()
         .flatten()
+        // Sections of a hostile file may all be the same table.
+        .take(file_bytes / ENTRY_BYTES)
         .filter_map(|(at, relocation)| {
             let RelocationFlags::Elf { r_type } = relocation.flags() else {
                 return None;
@@ -298,6 +302,8 @@ fn parts(
     owners: &[Option<Owner>],
 ) -> Vec<Part> {
     let mut parts = Vec::new();
+    // As many as there can be where no two sections overlap.
+    let most = MAX_SECTIONS + symbols.len();
     for section in elf.sections().take(MAX_SECTIONS) {
         let is_loaded = match section.flags() {
             SectionFlags::Elf { sh_flags } => sh_flags & u64::from(object::elf::SHF_ALLOC) != 0,
@@ -341,7 +347,7 @@ fn parts(
         };
         let mut begin = start;
         for (address, next) in known {
-            if next != owner {
+            if next != owner && parts.len() < most {
                 parts.push(Part {
                     range: begin..address,
                     class: class(owner),
@@ -356,4 +362,92 @@ fn parts(
     }
     parts.sort_by_key(|part| part.range.start);
     parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADER_BYTES: usize = 64;
+    const SECTION_BYTES: usize = 64;
+
+    /// An ELF file of `sections` section headers, all the same but the first, and of `content`. It has
+    /// no names that anybody reads.
+    fn elf(sections: u16, kind: u32, flags: u64, content: &[u8]) -> Vec<u8> {
+        let mut file = b"\x7fELF\x02\x01\x01".to_vec();
+        file.resize(16, 0);
+        for half in [3_u16, 62] {
+            file.extend(half.to_le_bytes());
+        }
+        file.extend(1_u32.to_le_bytes());
+        for word in [0, 0, HEADER_BYTES as u64] {
+            file.extend(word.to_le_bytes());
+        }
+        file.extend(0_u32.to_le_bytes());
+        let header = HEADER_BYTES as u16;
+        for half in [header, 56, 0, SECTION_BYTES as u16, sections, 1] {
+            file.extend(half.to_le_bytes());
+        }
+        let begin = HEADER_BYTES + SECTION_BYTES * usize::from(sections);
+        file.resize(HEADER_BYTES + SECTION_BYTES, 0);
+        for _ in 1..sections {
+            file.extend(0_u32.to_le_bytes());
+            file.extend(kind.to_le_bytes());
+            for word in [flags, 0, begin as u64, content.len() as u64] {
+                file.extend(word.to_le_bytes());
+            }
+            file.extend([0; 8]);
+            for word in [8_u64, 24] {
+                file.extend(word.to_le_bytes());
+            }
+        }
+        file.extend(content);
+        file
+    }
+
+    #[test]
+    fn one_table_under_many_sections_is_not_read_for_each() {
+        let mut table = Vec::new();
+        for at in 0..1000_u64 {
+            table.extend([at * 8, 8, at].map(u64::to_le_bytes).concat());
+        }
+        let read = |sections| {
+            let file = elf(sections, object::elf::SHT_RELA, 0, &table);
+            let parsed = object::File::parse(&*file).expect("an ELF file");
+            (relocations(&parsed, 0, file.len()).len(), file.len())
+        };
+        assert_eq!(read(2).0, 1000);
+        let (found, bytes) = read(2000);
+        assert!(found <= bytes / 24, "{found} of {bytes} bytes");
+    }
+
+    #[test]
+    fn overlapping_sections_are_not_cut_without_end() {
+        const SYMBOLS: u64 = 4000;
+        let sections = MAX_SECTIONS as u16;
+        let flags = u64::from(object::elf::SHF_ALLOC | object::elf::SHF_EXECINSTR);
+        let file = elf(sections, object::elf::SHT_PROGBITS, flags, &[0; 4096]);
+        let parsed = object::File::parse(&*file).expect("an ELF file");
+        let symbols: Vec<_> = (0..SYMBOLS)
+            .map(|address| Symbol {
+                address,
+                bytes: 1,
+                name: String::new(),
+                class: PageClass::Constants,
+            })
+            .collect();
+        let owners: Vec<_> = (0..SYMBOLS)
+            .map(|number| match number % 2 {
+                0 => Some(Owner::Kernel),
+                _ => Some(Owner::Function),
+            })
+            .collect();
+        let parts = parts(&parsed, 0, &symbols, &owners);
+        let most = 2 * MAX_SECTIONS + symbols.len();
+        assert!(
+            (symbols.len()..=most).contains(&parts.len()),
+            "{}",
+            parts.len()
+        );
+    }
 }
