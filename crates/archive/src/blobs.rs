@@ -15,6 +15,9 @@ use crate::{Error, Result};
 /// The folder that blobs lie in.
 const BLOBS: &str = "blobs/sha256";
 
+/// What the names of files begin with that are being written.
+const TEMPORARY: &str = ".tmp";
+
 /// A folder that may have come from anywhere.
 pub(crate) struct LayoutFolder {
     path: PathBuf,
@@ -27,18 +30,37 @@ impl LayoutFolder {
         }
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// How errors call it.
     pub(crate) fn place(&self) -> String {
         self.path.display().to_string()
     }
 
-    /// Whether nothing is there yet.
-    pub(crate) fn is_empty(&self) -> Result<bool> {
-        match fs::read_dir(&self.path) {
-            Ok(mut entries) => Ok(entries.next().is_none()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
-            Err(error) => Err(Error::io("list", &self.path)(error)),
+    /// Whether nothing is there yet, or only what a first export leaves that was interrupted.
+    pub(crate) fn is_fresh(&self) -> Result<bool> {
+        let entries = match fs::read_dir(&self.path) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+            Err(error) => return Err(Error::io("list", &self.path)(error)),
+        };
+        for entry in entries {
+            let entry = entry.map_err(Error::io("list", &self.path))?;
+            let kind = entry.file_type();
+            let kind = kind.map_err(Error::io("inspect", entry.path()))?;
+            let name = entry.file_name();
+            let is_own = match name.to_str() {
+                Some("blobs") => kind.is_dir(),
+                Some(name) => kind.is_file() && name.starts_with(TEMPORARY),
+                None => false,
+            };
+            if !is_own {
+                return Ok(false);
+            }
         }
+        Ok(true)
     }
 
     /// Creates the folder and the one for blobs where they are missing, and keeps others who add
@@ -46,11 +68,20 @@ impl LayoutFolder {
     pub(crate) fn prepare(&self) -> Result<File> {
         // Blobs are parts of guest memory: for their owner's eyes only.
         let blobs = self.path.join(BLOBS);
+        let missing = |folder: &&Path| !folder.as_os_str().is_empty() && !folder.exists();
+        let created: Vec<_> = blobs.ancestors().take_while(missing).collect();
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&blobs)
             .map_err(Error::io("create the folder", &blobs))?;
+        // A folder is there after a power loss once the one that it is in was flushed.
+        for folder in created {
+            let parent = folder.parent().filter(|path| !path.as_os_str().is_empty());
+            let parent = parent.unwrap_or(Path::new("."));
+            let flushed = File::open(parent).and_then(|parent| parent.sync_all());
+            flushed.map_err(Error::io("flush the folder", parent))?;
+        }
         self.check_folders()?;
         let lock = File::open(&self.path).map_err(Error::io("open", &self.path))?;
         rustix::io::retry_on_intr(|| flock(&lock, FlockOperation::LockExclusive))
@@ -137,7 +168,7 @@ impl LayoutFolder {
     pub(crate) fn write(&self, name: &str, mut content: impl Read) -> Result<()> {
         let path = self.path.join(name);
         let mut write = || {
-            let temp = NamedTempFile::new_in(&self.path)?;
+            let temp = NamedTempFile::with_prefix_in(TEMPORARY, &self.path)?;
             let mut writer = io::BufWriter::with_capacity(256 * 1024, temp.as_file());
             io::copy(&mut content, &mut writer)?;
             writer.flush()?;

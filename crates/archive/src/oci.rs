@@ -42,16 +42,12 @@ pub fn export_oci(
     let tag = tag.map_or_else(|| snapshot.to_string(), str::to_owned);
     check_tag(&tag)?;
     let layout = LayoutFolder::at(folder);
-    if !layout.is_empty()? {
-        if layout.read(LAYOUT_MARK, MAX_MARK_BYTES)?.is_none() {
-            return Err(Error::Occupied {
-                path: folder.to_owned(),
-            });
-        }
-        check_mark(&layout)?;
-    }
+    // Nothing is created in a folder that is something else.
+    check_own(&layout)?;
     let mut outgoing = Outgoing::open(store, snapshot, progress)?;
     let _lock = layout.prepare()?;
+    // Somebody else may have written since.
+    check_own(&layout)?;
     let mut index = match layout.read(INDEX, MAX_DOCUMENT_BYTES)? {
         Some(json) => Index::parse(&json, layout.place())?,
         None => Index::new(layout.place()),
@@ -135,6 +131,19 @@ pub fn import_oci(
         incoming.receive(item, layout.open_blob(&item.sha256, item.bytes)?)?;
     }
     incoming.finish()
+}
+
+/// Makes sure that `layout` is one that can be added to.
+fn check_own(layout: &LayoutFolder) -> Result<()> {
+    if layout.is_fresh()? {
+        return Ok(());
+    }
+    if layout.read(LAYOUT_MARK, MAX_MARK_BYTES)?.is_none() {
+        return Err(Error::Occupied {
+            path: layout.path().to_owned(),
+        });
+    }
+    check_mark(layout)
 }
 
 fn check_mark(layout: &LayoutFolder) -> Result<()> {

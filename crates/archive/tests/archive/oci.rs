@@ -249,3 +249,19 @@ fn other_folders_are_left_alone() {
     export(&from.store, &snapshot, &layout, None).unwrap_err();
     assert!(names(&outside.join("sha256")).is_empty());
 }
+
+#[test]
+fn a_first_export_that_was_interrupted_can_be_repeated() {
+    let from = TempStore::new();
+    let snapshot = plain(&from.store);
+    let layout = from.path("deep/layout");
+    export(&from.store, &snapshot, &layout, None).unwrap();
+    // What is written last, and what is still being written, when it is killed.
+    fs::remove_file(layout.join("index.json")).unwrap();
+    fs::remove_file(layout.join("oci-layout")).unwrap();
+    fs::write(layout.join(".tmpA1b2C3"), b"half of a blob").unwrap();
+    let repeated = export(&from.store, &snapshot, &layout, None).unwrap();
+    assert!(repeated.written_bytes < repeated.bytes, "blobs are there");
+    fs::remove_file(layout.join(".tmpA1b2C3")).unwrap();
+    assert_eq!(check_layout(&layout), [snapshot.to_string()]);
+}
