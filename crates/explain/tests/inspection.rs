@@ -104,13 +104,7 @@ fn check_words(inspection: &Inspection) {
     );
     let efer = bits("efer").expect("EFER");
     assert!(efer.iter().any(|bit| bit == "LMA"), "{efer:?}");
-    assert!(
-        machine
-            .host
-            .features
-            .iter()
-            .any(|feature| feature == "long-mode")
-    );
+    assert!(machine.host.features.iter().any(|feature| feature == "lm"));
     let stored: u64 = explanation.packs.iter().map(|pack| pack.stored_bytes).sum();
     assert!(stored > 0);
 

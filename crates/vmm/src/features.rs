@@ -50,8 +50,13 @@ const WORDS: [Word; 7] = [
     ),
 ];
 
-/// The names of the features that `there` has and `here` has not; those without a name by their
-/// place. Each once: AMD's leaf repeats some of leaf 1.
+/// The names of the features that a host has; those without a name by their place. Each once: AMD's
+/// leaf repeats some of leaf 1.
+pub(crate) fn names(features: &[u32; 7]) -> Vec<String> {
+    missing(features, &[0; 7])
+}
+
+/// The names of the features that `there` has and `here` has not, likewise.
 pub(crate) fn missing(there: &[u32; 7], here: &[u32; 7]) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     for (((place, names), there), here) in WORDS.iter().zip(there).zip(here) {

@@ -9,6 +9,7 @@ use kvm_bindings::{kvm_dtable, kvm_lapic_state, kvm_segment, kvm_vcpu_events};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::features;
 use crate::host::HostProfile;
 use crate::image::Interface;
 use crate::state::VmState;
@@ -147,7 +148,7 @@ pub struct HostDescription {
     pub emulated_ring0: bool,
     /// Whether a guest's TSC can be set.
     pub tsc_settable: bool,
-    /// What guests are told that the CPU can do.
+    /// What guests are told that the CPU can do, by the names that Linux has for it.
     pub features: Vec<String>,
 }
 
@@ -418,22 +419,6 @@ impl HostProfile {
             0x6 | 0xF => nibble(16) << 4 | base_model,
             _ => base_model,
         };
-        let mut features: Vec<String> = Vec::new();
-        for (place, (&word, bits)) in self.features.iter().zip(words::FEATURES).enumerate() {
-            let repeated = if place == 6 {
-                words::REPEATED_FEATURES
-            } else {
-                0
-            };
-            let found = words::names(u64::from(word & !repeated), bits);
-            features.extend(found.into_iter().map(|name| {
-                match name.strip_prefix("bit-") {
-                    // Numbers mean something with their word only.
-                    Some(bit) => format!("word-{place}-bit-{bit}"),
-                    None => name,
-                }
-            }));
-        }
         HostDescription {
             vendor: self.vendor.clone(),
             family,
@@ -443,7 +428,7 @@ impl HostProfile {
             tsc_khz: self.tsc_khz,
             emulated_ring0: self.emulated_ring0,
             tsc_settable: self.tsc_settable,
-            features,
+            features: features::names(&self.features),
         }
     }
 }
