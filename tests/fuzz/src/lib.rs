@@ -68,6 +68,7 @@ fn state(bytes: &[u8]) {
         }
     }
     let _ = (state.placement(), state.registers(), state.load_address());
+    let _ = state.describe();
     // Page tables that lead back into themselves, from wherever CR3 points.
     let read = |page: u64, bytes: &mut [u8; 4096]| {
         let entry = (page << 12 | 0x67).to_le_bytes();
@@ -75,7 +76,10 @@ fn state(bytes: &[u8]) {
         Ok::<_, Infallible>(())
     };
     let Ok(_) = state.table_pages(read);
-    let Ok(_) = state.page_at(state.load_address(), read);
+    for address in [0, state.load_address(), 1 << 47, u64::MAX] {
+        let Ok(_) = state.translate(address, read);
+        let Ok(_) = state.page_at(address, read);
+    }
 }
 
 #[cfg(test)]
