@@ -71,7 +71,10 @@ impl Pool {
             None => self.open(&name, start).await?,
         };
         let permits = self.wait_for_turn(&function).await?;
-        function.check_undamaged()?;
+        if let Err(damage) = function.check_undamaged() {
+            self.close_damaged(&function);
+            return Err(damage);
+        }
         let (by, charge) = if start == Start::Cold {
             let turn = self.wait_to_boot(&function).await?;
             let memory_bytes = function.manifest().memory_bytes;
@@ -90,6 +93,19 @@ impl Pool {
             charge,
             arrival,
         })
+    }
+
+    /// Closes a function whose snapshot was found to be damaged, so that later requests open what is
+    /// stored then, and nobody is in the way of its removal. Where its gate is held, whoever holds it
+    /// or the next request does it.
+    fn close_damaged(&self, function: &Arc<Function>) {
+        let slot = self.inner.functions.slot(function.name());
+        if let Ok(_gate) = slot.gate.try_lock() {
+            let open = slot.opened();
+            if open.is_some_and(|open| Arc::ptr_eq(&open, function)) {
+                slot.set(None);
+            }
+        };
     }
 
     async fn wait_to_boot(&self, function: &Arc<Function>) -> Result<OwnedSemaphorePermit, Error> {
@@ -169,16 +185,23 @@ impl Lease {
             permits: self.permits,
             charge: self.charge,
         };
-        let answer = match self.by {
-            By::Instance(instance) => instance.send(order),
-            By::ColdStart(cold) => cold.send(self.function, order),
+        let function = Arc::clone(&self.function);
+        let (answer, is_clone) = match self.by {
+            By::Instance(instance) => (instance.send(order), true),
+            By::ColdStart(cold) => (cold.send(self.function, order), false),
         };
-        answer.await.unwrap_or_else(|_| {
+        let outcome = answer.await.unwrap_or_else(|_| {
             Err(Error::Internal {
                 operation: "running a guest",
                 reason: "the instance's thread ended; see the log".to_owned(),
             })
-        })
+        });
+        // The damage may have been found while it ran. A cold start has nothing of the snapshot but
+        // its image, which was verified.
+        if is_clone {
+            function.check_undamaged()?;
+        }
+        outcome
     }
 }
 

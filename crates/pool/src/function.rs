@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use crate::budget::{Budget, Charge, FIRST_RUN_BYTES, INSTANCE_BYTES};
 use crate::config::{FunctionConfig, PoolConfig};
 use crate::crossover::Crossover;
-use crate::damage::Damages;
+use crate::damage::Health;
 use crate::deploy::SavedFunction;
 use crate::error::{Error, Failure};
 use crate::instance::Instance;
@@ -48,7 +48,7 @@ pub(crate) struct Function {
     rolls_back: bool,
     pub(crate) guests: Interrupters,
     pub(crate) budget: Budget,
-    damages: Damages,
+    health: Health,
     /// For the memory that all clones share.
     _charge: Charge,
     /// For the chunks that wait to be moved in.
@@ -95,12 +95,7 @@ impl Function {
             function: snapshot.manifest.function.clone(),
             id: snapshot.id,
         };
-        let Shared {
-            guests,
-            budget,
-            damages,
-        } = shared.clone();
-        damages.check(&reference)?;
+        let Shared { guests, budget, .. } = shared.clone();
         snapshot.state.vm.check(Host::open()?.profile())?;
         let config = FunctionConfig::stored(&snapshot.manifest)?;
         if let Some(error) = &snapshot.working_set_error {
@@ -110,6 +105,8 @@ impl Function {
         let Loaded {
             memory,
             source,
+            health,
+            verify,
             charge,
         } = Loaded::new(snapshot.memory, &reference, pool.verify, shared)?;
         let learning = Learning::new(
@@ -150,26 +147,26 @@ impl Function {
             guests,
             staged: Mutex::new(budget.empty()),
             budget,
-            damages,
+            health,
             _charge: charge,
             peak_bytes: AtomicU64::new(FIRST_RUN_BYTES),
             waiting: AtomicUsize::new(0),
             running: Arc::default(),
             counters: Counters::default(),
         });
-        if pool.verify == Verify::Background {
+        if verify == Verify::Background {
             let found = Arc::downgrade(&function);
             let end_idle = move || {
                 if let Some(function) = found.upgrade() {
                     lock(&function.idle).clear();
                 }
             };
-            let damages = function.damages.clone();
+            let health = function.health.clone();
             loading::verify_later(
                 &function.memory,
                 &function.source,
                 &reference,
-                damages,
+                health,
                 end_idle,
             );
         }
@@ -182,7 +179,7 @@ impl Function {
     /// # Errors
     /// [`Error::Store`].
     pub(crate) fn check_undamaged(&self) -> Result<(), Error> {
-        self.damages.check(&self.reference)
+        self.health.check()
     }
 
     /// The snapshot that this is made of.

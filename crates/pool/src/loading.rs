@@ -8,7 +8,7 @@ use dormouse_snapshot::{MemoryImage, SnapshotRef, Store};
 use dormouse_vmm::{GuestImage, Namer, Symbols};
 
 use crate::budget::{Budget, Charge};
-use crate::damage::Damages;
+use crate::damage::{Damages, Health};
 use crate::deploy::SavedFunction;
 use crate::error::Error;
 use crate::interrupters::Interrupters;
@@ -41,6 +41,9 @@ impl Shared {
 pub(crate) struct Loaded {
     pub(crate) memory: Arc<MemoryImage>,
     pub(crate) source: Source,
+    pub(crate) health: Health,
+    /// How it is verified.
+    pub(crate) verify: Verify,
     /// For what all clones share of it.
     pub(crate) charge: Charge,
 }
@@ -50,12 +53,15 @@ impl Loaded {
     pub(crate) fn new(
         memory: MemoryImage,
         snapshot: &SnapshotRef,
-        verify: Verify,
+        usual: Verify,
         shared: &Shared,
     ) -> Result<Self, Error> {
         let Shared {
             budget, damages, ..
         } = shared.clone();
+        let was_damaged = damages.was_damaged(snapshot)?;
+        let verify = if was_damaged { Verify::Always } else { usual };
+        let health = Health::new(&damages, snapshot);
         let memory = Arc::new(memory);
         let data: Arc<[_]> = memory.data().into();
         let data_bytes = memory.data_pages() * dormouse_snapshot::PAGE_BYTES as u64;
@@ -67,51 +73,62 @@ impl Loaded {
             })?;
         let source = if is_resident {
             let loaded = memory.load(verify == Verify::Always);
-            let loaded = loaded.inspect_err(|error| _ = damages.note(snapshot, error))?;
+            let loaded = loaded.inspect_err(|error| health.note(error))?;
             Source::shared(Arc::new(loaded), memory.pages(), data)?
         } else {
-            let (file, snapshot) = (Arc::clone(&memory), snapshot.clone());
+            if was_damaged {
+                verify_all(&memory).inspect_err(|error| health.note(error))?;
+            }
+            let (file, health) = (Arc::clone(&memory), health.clone());
             let read = move |page: u64, buffer: &mut [u8]| {
                 let read = match verify {
                     Verify::Always | Verify::Background => file.read_verified(page, buffer),
                     Verify::Off => file.read(page, buffer),
                 };
-                read.inspect_err(|error| _ = damages.note(&snapshot, error))
+                read.inspect_err(|error| health.note(error))
                     .map_err(std::io::Error::other)
             };
             Source::not_local(memory.pages(), data, Arc::new(read))?
         };
+        if was_damaged {
+            damages.forget(snapshot);
+        }
         Ok(Self {
             memory,
             source,
+            health,
+            verify,
             charge,
         })
     }
 }
 
+/// Compares all of `memory` with its digests.
+fn verify_all(memory: &MemoryImage) -> dormouse_snapshot::Result<()> {
+    let mut page_bytes = [0; dormouse_snapshot::PAGE_BYTES];
+    let mut pages = memory.data().iter().cloned().flatten();
+    pages.try_for_each(|page| memory.read_verified(page, &mut page_bytes))
+}
+
 /// Verifies what was loaded into `source`, if that is all of `memory`, on a thread of its own. Where
-/// it is damaged, that is noted first and then `found` is called.
+/// it is damaged, or cannot be verified, that is noted first and then `found` is called.
 pub(crate) fn verify_later(
     memory: &Arc<MemoryImage>,
     source: &Source,
     snapshot: &SnapshotRef,
-    damages: Damages,
+    health: Health,
     found: impl FnOnce() + Send + 'static,
 ) {
     let Some(loaded) = source.file().cloned() else {
         return;
     };
-    let (memory, reference) = (Arc::clone(memory), snapshot.clone());
+    let memory = Arc::clone(memory);
     let verifying = std::thread::Builder::new()
         .name(format!("verify {}", snapshot.function))
         .spawn(move || {
-            let Err(error) = memory.verify_loaded(&loaded) else {
-                return;
-            };
-            if damages.note(&reference, &error) {
+            if let Err(error) = memory.verify_loaded(&loaded) {
+                health.note_unverified(&error);
                 found();
-            } else {
-                tracing::warn!(snapshot = %reference, %error, "a snapshot was not verified");
             }
         });
     if let Err(error) = verifying {

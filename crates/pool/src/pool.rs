@@ -240,8 +240,10 @@ impl Pool {
         slot: &Slot,
     ) -> Result<Arc<Function>, Error> {
         if let Some(function) = slot.opened() {
-            function.check_undamaged()?;
-            return Ok(function);
+            if function.check_undamaged().is_ok() {
+                return Ok(function);
+            }
+            slot.set(None);
         }
         let function = match self.open_newest(name).await {
             Err(Error::OverBudget { needed_bytes, .. }) => {
