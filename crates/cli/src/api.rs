@@ -90,6 +90,8 @@ impl Api {
             shells_ahead: 0,
             // And no later one that could profit from what is found beside it.
             verify: Verify::Always,
+            // Nor does anybody wait for its end but the user.
+            warm_timeout: Duration::MAX,
             ..PoolConfig::default()
         };
         let pool = Pool::new(place.open_store()?, config);

@@ -63,6 +63,10 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "WHEN", env = "DORMOUSE_VERIFY", default_value_t)]
     verify: Verify,
 
+    /// How long the requests may take together that a function is warmed with
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "10m")]
+    warm_timeout: Duration,
+
     /// The largest image that may be deployed
     #[arg(long, value_name = "SIZE", value_parser = bytes_from_text, default_value = "64MiB")]
     max_image: u64,
@@ -91,6 +95,7 @@ pub(crate) async fn serve(args: &ServeArgs) -> Result<()> {
         memory_budget_bytes: args.memory_budget,
         rolls_back: !args.no_rollback,
         verify: args.verify,
+        warm_timeout: args.warm_timeout,
     };
     let limits = Limits {
         image_bytes: usize::try_from(args.max_image).unwrap_or(usize::MAX),

@@ -29,6 +29,9 @@ pub struct PoolConfig {
     pub rolls_back: bool,
     /// When snapshots are compared with their digests.
     pub verify: Verify,
+    /// How long the requests may take together that a function is warmed with: others that change
+    /// the function, and one cold boot, wait for so long.
+    pub warm_timeout: Duration,
 }
 
 impl Default for PoolConfig {
@@ -41,6 +44,7 @@ impl Default for PoolConfig {
             memory_budget_bytes: None,
             rolls_back: true,
             verify: Verify::default(),
+            warm_timeout: Duration::from_secs(600),
         }
     }
 }

@@ -11,8 +11,8 @@
 //! made to reseed. Its hooks for after a restore run for each of the requests, as they do in clones; those
 //! for before the snapshot ran once, when the function was deployed.
 
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use dormouse_pager::{Pager, PagerConfig, Policy};
 use dormouse_snapshot::{
@@ -59,6 +59,15 @@ pub struct Warmed {
     pub snapshot_us: u64,
 }
 
+/// What is to be run, and for how long at most.
+struct Warming {
+    request: Encoded,
+    runs: u32,
+    limit: Duration,
+    /// Gone where nobody waits for it any more.
+    caller: Weak<()>,
+}
+
 /// A finished layer.
 struct Layered {
     id: SnapshotId,
@@ -82,8 +91,12 @@ impl Pool {
     /// [`Error::BadOption`] for an impossible name or number, [`Error::UnknownFunction`],
     /// [`Error::UnknownSnapshot`],
     /// [`Error::RequestTooLarge`]; [`Error::Warming`] where a run fails or is answered with a status
-    /// of 500 or more; [`Error::Host`] where the snapshot cannot be restored here;
-    /// [`Error::OverBudget`], [`Error::Store`], [`Error::Draining`]. Nothing is published then.
+    /// of 500 or more, or where all runs together take longer than [`PoolConfig::warm_timeout`];
+    /// [`Error::Host`] where the snapshot cannot be restored here; [`Error::OverBudget`],
+    /// [`Error::Store`], [`Error::Draining`]. Nothing is published then, unless it is the new snapshot
+    /// that cannot be opened: it is there, and opened by the next request.
+    ///
+    /// Where the caller stops waiting, no further run begins, and nothing is published.
     pub async fn warm(
         &self,
         name: &str,
@@ -100,11 +113,19 @@ impl Pool {
                 reason: format!("it must be from 1 to {MAX_WARM_RUNS}"),
             });
         }
-        let request = Encoded::new(&request)?;
+        let caller = Arc::new(());
+        let warming = Warming {
+            request: Encoded::new(&request)?,
+            runs,
+            limit: self.inner.config.warm_timeout,
+            caller: Arc::downgrade(&caller),
+        };
         let base = from.as_ref().map_or(&name, |from| &from.function);
         self.must_be_stored(base).await?;
         let pool = self.clone();
-        detached(async move { pool.warm_here(&name, runs, request, from).await }).await
+        let warmed = detached(async move { pool.warm_here(&name, warming, from).await }).await;
+        drop(caller);
+        warmed
     }
 
     /// The snapshot that `text` names: `name` for the newest one, `name@id`, `name@number` or
@@ -121,30 +142,13 @@ impl Pool {
     async fn warm_here(
         &self,
         name: &FunctionName,
-        runs: u32,
-        request: Encoded,
+        warming: Warming,
         from: Option<SnapshotRef>,
     ) -> Result<Warmed, Error> {
         let slot = self.inner.functions.slot(name);
         let _gate = slot.gate.lock().await;
-        let permit = self.inner.booting.acquire().await;
-        let _permit = permit.map_err(|_| Error::Draining)?;
-        self.refuse_when_draining()?;
-        let (store, newest) = (self.inner.store.clone(), name.clone());
-        let snapshot: Snapshot<SavedFunction> = blocking(move || {
-            Ok(match from {
-                Some(from) => store.open_id(&from.function, &from.id)?,
-                None => store.open_newest(&newest)?,
-            })
-        })
-        .await?;
-        let memory_bytes = snapshot.manifest.memory_bytes;
-        let _charge = self.memory_to_boot(name, memory_bytes).await?;
-        let (store, function, shared) = (self.inner.store.clone(), name.clone(), self.shared());
-        let layered = blocking(move || {
-            warm_and_publish(&store, &function, snapshot, &request, runs, &shared)
-        })
-        .await?;
+        let runs = warming.runs;
+        let layered = self.publish_layer(name, warming, from).await?;
         // Requests that run on the old snapshot finish there.
         slot.set(None);
         tracing::info!(function = %name, snapshot = %layered.id, parent = %layered.parent, runs, "warmed");
@@ -159,6 +163,30 @@ impl Pool {
             snapshot_us: layered.snapshot_us,
         })
     }
+
+    /// Warms a clone and publishes it. For the holder of the gate.
+    async fn publish_layer(
+        &self,
+        name: &FunctionName,
+        warming: Warming,
+        from: Option<SnapshotRef>,
+    ) -> Result<Layered, Error> {
+        let permit = self.inner.booting.acquire().await;
+        let _permit = permit.map_err(|_| Error::Draining)?;
+        self.refuse_when_draining()?;
+        let (store, newest) = (self.inner.store.clone(), name.clone());
+        let snapshot: Snapshot<SavedFunction> = blocking(move || {
+            Ok(match from {
+                Some(from) => store.open_id(&from.function, &from.id)?,
+                None => store.open_newest(&newest)?,
+            })
+        })
+        .await?;
+        let memory_bytes = snapshot.manifest.memory_bytes;
+        let _charge = self.memory_to_boot(name, memory_bytes).await?;
+        let (store, function, shared) = (self.inner.store.clone(), name.clone(), self.shared());
+        blocking(move || warm_and_publish(&store, &function, snapshot, &warming, &shared)).await
+    }
 }
 
 /// Blocks until all is done.
@@ -166,8 +194,7 @@ fn warm_and_publish(
     store: &Store,
     name: &FunctionName,
     snapshot: Snapshot<SavedFunction>,
-    request: &Encoded,
-    runs: u32,
+    warming: &Warming,
     shared: &Shared,
 ) -> Result<Layered, Error> {
     let begun = Instant::now();
@@ -183,12 +210,16 @@ fn warm_and_publish(
     };
     let function = Function::open(store, snapshot, &alone, shared)?;
     let mut clone = WarmClone::restore(&function)?;
+    let Warming { request, runs, .. } = warming;
     let (mut first_run_us, mut last_run_us) = (None, 0);
-    for run in 1..=runs {
-        let took = clone.run(&function, request);
-        last_run_us = took?.map_err(|reason| Error::Warming {
+    for run in 1..=*runs {
+        let took = match warming.left(begun) {
+            Ok(left) => clone.run(&function, request, left)?,
+            Err(reason) => Err(reason),
+        };
+        last_run_us = took.map_err(|reason| Error::Warming {
             run,
-            runs,
+            runs: *runs,
             reason,
             console: clone.console.text(),
         })?;
@@ -242,6 +273,23 @@ fn warm_and_publish(
     })
 }
 
+impl Warming {
+    /// How much time there is for the next run, since it was all begun then, or why there is none.
+    fn left(&self, begun: Instant) -> Result<Duration, String> {
+        if self.caller.strong_count() == 0 {
+            return Err("nobody waits for it any more".to_owned());
+        }
+        let left = self.limit.saturating_sub(begun.elapsed());
+        if left.is_zero() {
+            let limit = self.limit;
+            return Err(format!(
+                "all runs together may take {limit:?} (--warm-timeout)"
+            ));
+        }
+        Ok(left)
+    }
+}
+
 /// A clone that is not rolled back. Its runs must all be on one thread.
 struct WarmClone {
     vm: Vm,
@@ -274,13 +322,15 @@ impl WarmClone {
         })
     }
 
-    /// Answers a request. Tells how long that took, microseconds, or how the function failed.
+    /// Answers a request, in `left` at most. Tells how long that took, microseconds, or how the
+    /// function failed.
     fn run(
         &mut self,
         function: &Function,
         request: &Encoded,
+        left: Duration,
     ) -> Result<Result<u64, String>, Error> {
-        let limit = function.timeout();
+        let limit = function.timeout().min(left);
         let mailbox = &function.state().mailbox;
         mailbox.put(&self.vm, request, &envelope(limit)?)?;
         let begun = Instant::now();

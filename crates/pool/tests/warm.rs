@@ -177,6 +177,34 @@ async fn a_warming_that_fails_publishes_nothing() {
     assert!(matches!(unknown, Err(Error::UnknownSnapshot { .. })));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_warming_ends_with_its_time_and_with_its_caller() {
+    const MANY: u32 = 10_000;
+    let Some(hello) = image("hello") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (store, pool) = pool_over(folder.path(), Verify::Always);
+    let deployed = pool.deploy("hello", hello, FunctionConfig::default());
+    deployed.await.unwrap();
+    let nothing = || request("GET", "/", b"");
+
+    let hasty = PoolConfig {
+        warm_timeout: Duration::from_millis(100),
+        ..PoolConfig::default()
+    };
+    let hasty = Pool::new(store.clone(), hasty);
+    let late = hasty.warm("hello", MANY, nothing(), None).await;
+    let late = late.unwrap_err();
+    assert!(matches!(late, Error::Warming { .. }), "{late:?}");
+    assert_eq!(store.snapshots().unwrap().len(), 1);
+
+    let patience = Duration::from_millis(100);
+    let left = tokio::time::timeout(patience, pool.warm("hello", MANY, nothing(), None));
+    assert!(left.await.is_err(), "it was done at once");
+    // This one waits for the end of that one.
+    pool.warm("hello", 1, nothing(), None).await.unwrap();
+    assert_eq!(store.snapshots().unwrap().len(), 2);
+}
+
 /// The packs of the newest snapshot of `name`.
 fn packs(store: &Store, name: &str) -> Vec<PathBuf> {
     let id = manifest(store, name).id;
@@ -191,16 +219,22 @@ fn packs(store: &Store, name: &str) -> Vec<PathBuf> {
 }
 
 /// Writes a pack of the newest snapshot of `name` anew with one other byte, as a failing disk would
-/// have it.
-fn damage(store: &Store, name: &str) {
+/// have it. Gives the pack and what it held.
+fn damage(store: &Store, name: &str) -> (PathBuf, Vec<u8>) {
     let pack = packs(store, name).remove(0);
-    let mut bytes = std::fs::read(&pack).unwrap();
+    let good = std::fs::read(&pack).unwrap();
+    let mut bytes = good.clone();
     // Guest memory comes before the image, in which nobody would look for it here.
     let place = bytes.len() / 4 / 4096 * 4096;
     bytes[place - 1] ^= 0x55;
-    std::fs::remove_file(&pack).unwrap();
-    std::fs::write(&pack, bytes).unwrap();
-    std::fs::set_permissions(&pack, Permissions::from_mode(0o400)).unwrap();
+    replace(&pack, &bytes);
+    (pack, good)
+}
+
+fn replace(pack: &Path, bytes: &[u8]) {
+    std::fs::remove_file(pack).unwrap();
+    std::fs::write(pack, bytes).unwrap();
+    std::fs::set_permissions(pack, Permissions::from_mode(0o400)).unwrap();
 }
 
 fn is_damage(result: &Result<Outcome, Error>) -> bool {
@@ -268,4 +302,49 @@ async fn a_compressed_deploy_answers_and_is_deployed_once() {
         assert_eq!(text(&pool, "hello", "/").await, "Hello from Dormouse!\n");
     }
     assert_eq!(created, [true, false, true]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repaired_snapshot_is_let_go_and_used_again() {
+    let Some(faulty) = image("faulty") else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let (store, pool) = pool_over(folder.path(), Verify::Always);
+    let config = FunctionConfig {
+        timeout_ms: 2000,
+        ..FunctionConfig::default()
+    };
+    pool.deploy("faulty", faulty, config).await.unwrap();
+    drop(pool);
+    let (pack, good) = damage(&store, "faulty");
+    let (_, pool) = pool_over(folder.path(), Verify::Background);
+    let reference = pool.snapshot_ref("faulty").await.unwrap();
+
+    // What runs while the damage is found is not answered from it either.
+    let running = get(&pool, "faulty", "/spin").await;
+    assert!(is_damage(&running), "{running:?}");
+    assert!(is_damage(&get(&pool, "faulty", "/").await));
+    let patience = Instant::now() + Duration::from_secs(60);
+    while store.is_in_use(&reference).unwrap() {
+        assert!(Instant::now() < patience, "it is held for good");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+
+    let (_, always) = pool_over(folder.path(), Verify::Always);
+    assert!(is_damage(&get(&always, "faulty", "/").await));
+
+    replace(&pack, &good);
+    for pool in [pool, always] {
+        loop {
+            let answer = get(&pool, "faulty", "/error").await;
+            if !is_damage(&answer) {
+                assert!(answer.is_ok(), "{answer:?}");
+                break;
+            }
+            assert!(Instant::now() < patience, "it is refused for good");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(pool.stats().damaged_snapshots, 1);
+    }
 }
