@@ -1,5 +1,6 @@
 //! What goes to stdout: tables for people, JSON for programs.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 
 use anyhow::{Result, bail};
@@ -50,7 +51,30 @@ impl Function {
 
 /// Prints JSON.
 pub(crate) fn json(value: &Value) -> Result<()> {
-    text(&format!("{value:#}\n"))
+    let json = format!("{value:#}\n");
+    text(&without_controls(&json, |control| {
+        let code = u32::from(control);
+        format!("\\u{code:04x}")
+    }))
+}
+
+/// Replaces what would tell a terminal something, but for ends of lines: names in snapshots and
+/// images come from anybody.
+fn without_controls(text: &str, written: impl Fn(char) -> String) -> Cow<'_, str> {
+    let is_harmless = |char: char| char == '\n' || !char.is_control();
+    if text.chars().all(is_harmless) {
+        return Cow::Borrowed(text);
+    }
+    let chars = text.chars().map(|char| match is_harmless(char) {
+        true => char.to_string(),
+        false => written(char),
+    });
+    Cow::Owned(chars.collect())
+}
+
+/// What a table shows of `text`.
+fn shown(text: &str) -> Cow<'_, str> {
+    without_controls(text, |control| control.escape_default().to_string())
 }
 
 /// Prints functions, one a line.
@@ -80,7 +104,7 @@ pub(crate) fn rows<C: AsRef<str>, const COLUMNS: usize>(
     let mut table = table();
     table.set_header(header);
     for row in rows {
-        table.add_row(row.iter().map(AsRef::as_ref));
+        table.add_row(row.iter().map(|cell| shown(cell.as_ref())));
     }
     print(table)
 }
@@ -89,7 +113,7 @@ pub(crate) fn rows<C: AsRef<str>, const COLUMNS: usize>(
 pub(crate) fn properties(properties: &[(&str, String)]) -> Result<()> {
     let mut table = table();
     for (name, value) in properties {
-        table.add_row([*name, value]);
+        table.add_row([Cow::Borrowed(*name), shown(value)]);
     }
     print(table)
 }
@@ -98,12 +122,14 @@ pub(crate) fn properties(properties: &[(&str, String)]) -> Result<()> {
 pub(crate) fn sections(sections: &[Section]) -> Result<()> {
     for (place, section) in sections.iter().enumerate() {
         let gap = if place == 0 { "" } else { "\n" };
-        text(&format!("{gap}{}\n", section.title))?;
+        text(&format!("{gap}{}\n", shown(&section.title)))?;
         let mut table = table();
         if !section.header.is_empty() {
             table.set_header(&section.header);
         }
-        table.add_rows(&section.rows);
+        for row in &section.rows {
+            table.add_row(row.iter().map(|cell| shown(cell)));
+        }
         print(table)?;
     }
     Ok(())
@@ -167,4 +193,18 @@ pub(crate) fn age(created_unix_ms: u64) -> String {
     let mut units = all.split_whitespace();
     let (first, second) = (units.next().unwrap_or_default(), units.next());
     second.map_or_else(|| first.to_owned(), |second| format!("{first} {second}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_printed_speaks_to_the_terminal() {
+        assert_eq!(shown("main\nrust_main"), "main\nrust_main");
+        let hostile = "\u{1b}]0;title\u{7}\r\u{9b}2J";
+        assert_eq!(shown(hostile), r"\u{1b}]0;title\u{7}\r\u{9b}2J");
+        let escaped = |control| format!("\\u{:04x}", u32::from(control));
+        assert_eq!(without_controls("\u{9b}", escaped), r"\u009b");
+    }
 }
