@@ -148,7 +148,6 @@ fn classify(code: ErrorCode) -> (Exit, Option<&'static str>) {
             Exit::Usage,
             Some("`dormouse serve --start-choice` is a server that allows it"),
         ),
-        E::InUse => (Exit::Temporary, None),
         E::HasLayers => (Exit::Usage, None),
         // A bad image's own sentence says what to do.
         E::BadImage | E::BadRequest | E::TooLarge | E::HeadTooLarge => (Exit::Data, None),

@@ -153,12 +153,6 @@ pub enum Error {
         /// What is missing and what to do.
         reason: String,
     },
-    /// Somebody uses the snapshot that was to be removed.
-    #[error("{reason}")]
-    InUse {
-        /// Which, and what to do.
-        reason: String,
-    },
     /// Snapshots of other functions are layers on what was to be removed.
     #[error("{reason}")]
     HasLayers {
@@ -242,9 +236,6 @@ impl From<dormouse_snapshot::Error> for Error {
             },
             Store::UnknownFunction { function, .. } => Self::UnknownFunction {
                 name: function.to_string(),
-            },
-            Store::InUse { .. } => Self::InUse {
-                reason: error.to_string(),
             },
             Store::HasLayers { .. } => Self::HasLayers {
                 reason: error.to_string(),

@@ -84,7 +84,6 @@ error_codes! {
     UnknownRoute "unknown-route" NOT_FOUND "No such route";
     MethodNotAllowed "method-not-allowed" METHOD_NOT_ALLOWED "The route has no such method";
     RequestTimeout "request-timeout" REQUEST_TIMEOUT "The request came too slowly";
-    InUse "in-use" CONFLICT "The snapshot is in use";
     HasLayers "has-layers" CONFLICT "Other snapshots are layers on it";
     TooLarge "too-large" PAYLOAD_TOO_LARGE "The body is too large";
     HeadTooLarge "head-too-large" REQUEST_HEADER_FIELDS_TOO_LARGE "The headers are too large";
@@ -249,7 +248,6 @@ impl From<Error> for ApiError {
                 Self::new(ErrorCode::OverBudget, detail).retry_after(retry_after)
             }
             Error::Draining => Self::new(ErrorCode::Draining, detail),
-            Error::InUse { .. } => Self::new(ErrorCode::InUse, detail),
             Error::HasLayers { .. } => Self::new(ErrorCode::HasLayers, detail),
             Error::Host { .. } | Error::OtherAbi { .. } => Self::new(ErrorCode::HostCannot, detail),
             Error::Store(_) => Self::private_error(ErrorCode::StoreFailed, &error),
@@ -375,7 +373,6 @@ mod tests {
                 },
                 "over-budget",
             ),
-            (Error::InUse { reason: name() }, "in-use"),
             (Error::HasLayers { reason: name() }, "has-layers"),
             (Error::Draining, "draining"),
             (Error::Host { reason: name() }, "host-cannot"),
