@@ -1,6 +1,7 @@
 //! What is in a snapshot, all of it from one number: whoever opens it can tell whether it is right.
 
 use std::io;
+use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result, bail, ensure};
 use dormouse_snapshot::{
@@ -112,6 +113,13 @@ impl Content {
         let mut memory = vec![0xa5; MEMORY_PAGES as usize * PAGE_BYTES];
         snapshot.memory.read_verified(0, &mut memory)?;
         ensure!(memory == content.memory(), Differs("memory"));
+        // As a server reads it: verified on the way, and after.
+        for verify in [true, false] {
+            let loaded = snapshot.memory.load(verify)?;
+            snapshot.memory.verify_loaded(&loaded)?;
+            loaded.read_exact_at(&mut memory, 0)?;
+            ensure!(memory == content.memory(), Differs("loaded memory"));
+        }
         ensure!(snapshot.image()? == content.image(), Differs("image"));
         if let Some(error) = &snapshot.working_set_error {
             bail!("its working set cannot be used: {error}");

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use dormouse_pool::{FunctionConfig, Pool, PoolConfig, Request, StartType};
+use dormouse_pool::{FunctionConfig, Pool, PoolConfig, Request, StartType, Verify};
 use dormouse_snapshot::Store;
 use rand::SeedableRng;
 use rand::rngs::ChaCha8Rng;
@@ -117,7 +117,12 @@ fn damage_once(
     damage.inflict(file, other, rng)?;
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     let asked = catch_unwind(AssertUnwindSafe(|| {
-        let pool = Pool::new(Store::open(copy.store())?, PoolConfig::default());
+        // What promises that no damaged byte is used.
+        let config = PoolConfig {
+            verify: Verify::Always,
+            ..PoolConfig::default()
+        };
+        let pool = Pool::new(Store::open(copy.store())?, config);
         let how = check(runtime, &pool, right);
         runtime.block_on(pool.drain(Duration::from_secs(5)));
         how

@@ -66,8 +66,13 @@ fn race(worker: &Worker, place: &Path, seed: u64, report: &mut Report) -> Result
     let mut published = Vec::new();
     for (child, script) in children.into_iter().zip(&scripts) {
         let ended = Ended::of(child)?;
+        let mut has_published = false;
         for (operation, outcome) in script.iter().zip(&ended.outcomes) {
             match outcome {
+                Outcome::Unknown(message) if operation.function() == Some(lasting) => {
+                    let is_lost = has_published && matches!(operation, Operation::Read(_));
+                    ensure!(!is_lost, "LOST for {operation:?}: {message}");
+                }
                 // Somebody else was faster.
                 Outcome::Failed(message) => ensure!(
                     message.contains("is not the newest snapshot"),
@@ -79,6 +84,7 @@ fn race(worker: &Worker, place: &Path, seed: u64, report: &mut Report) -> Result
                         _ => None,
                     };
                     published.push((*id, content));
+                    has_published = true;
                 }
                 Outcome::Imported { id, .. } if operation.function() == Some(lasting) => {
                     published.push((*id, None));

@@ -1,6 +1,7 @@
 //! The process that is hurt, from both sides.
 
 use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Output, Stdio};
 
@@ -98,6 +99,11 @@ impl Ended {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         let panicked = output.status.code() == Some(PANICKED) || said.contains("panicked at");
         ensure!(!panicked, "the worker panicked: {said}");
+        let signal = output.status.signal();
+        ensure!(
+            signal.is_none_or(|signal| signal == Signal::SIGKILL as i32),
+            "the worker died of signal {signal:?}: {said}"
+        );
         let lines = String::from_utf8(output.stdout)?;
         let outcomes = lines
             .lines()

@@ -204,9 +204,7 @@ fn check(
         anyhow::bail!("the worker ended early: {}", ended.said);
     };
     match outcome {
-        Outcome::Failed(message) | Outcome::Unknown(message) | Outcome::Refused(message)
-            if has_failed =>
-        {
+        Outcome::Failed(message) | Outcome::Refused(message) if has_failed => {
             ensure!(
                 !message.is_empty() && !message.contains('\n'),
                 "not a clear error: {message:?}"

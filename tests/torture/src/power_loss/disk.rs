@@ -163,11 +163,10 @@ impl Disk {
                     }
                 }
                 Step::Names { gone, new } => {
-                    let folders = [
-                        gone.as_ref().map(|(folder, _)| *folder),
-                        new.as_ref().map(|((folder, _), _)| *folder),
-                    ];
-                    let lasts = folders.into_iter().flatten().any(was_flushed);
+                    // A rename lasts by the folder that it leads to: to flush the other one only
+                    // is a mistake that must show.
+                    let decides = new.as_ref().map(|(name, _)| name).or(gone.as_ref());
+                    let lasts = decides.is_some_and(|(folder, _)| was_flushed(*folder));
                     // What was itself lost cannot be renamed by chance.
                     let can_be = gone
                         .as_ref()
