@@ -11,6 +11,7 @@ mod deploy;
 mod doctor;
 mod exit;
 mod invoke;
+mod limits;
 mod output;
 mod progress;
 mod run;

@@ -7,13 +7,14 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 use dormouse_pool::{Pool, PoolConfig, Verify};
-use dormouse_server::{App, Limits, bytes_from_text};
+use dormouse_server::{App, Limits};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::api::open_store;
 use crate::exit::{Exit, Failed};
+use crate::limits::LimitArgs;
 
 /// Serves the functions of a store over HTTP until it is told to stop
 ///
@@ -32,25 +33,9 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "FILE")]
     url_file: Option<PathBuf>,
 
-    /// How many invocations may run at once, over all functions
-    #[arg(long, value_name = "NUMBER", value_parser = at_once, default_value_t = PoolConfig::default().max_concurrency)]
-    max_concurrency: usize,
-
-    /// How many requests may wait for one function
-    #[arg(long, value_name = "NUMBER", default_value_t = PoolConfig::default().max_queue)]
-    queue: usize,
-
-    /// How long a request may wait
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "10s")]
-    queue_timeout: Duration,
-
     /// How many VM shells are kept ready for each function in use
     #[arg(long, value_name = "NUMBER", default_value_t = PoolConfig::default().shells_ahead)]
     shells_ahead: usize,
-
-    /// How much memory all instances may hold together [default: three quarters of what is free]
-    #[arg(long, value_name = "SIZE", value_parser = bytes_from_text)]
-    memory_budget: Option<u64>,
 
     /// Give a clone's memory back after each request instead of rolling it back for the next one:
     /// less memory, more time
@@ -67,14 +52,6 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "10m")]
     warm_timeout: Duration,
 
-    /// The largest image that may be deployed
-    #[arg(long, value_name = "SIZE", value_parser = bytes_from_text, default_value = "64MiB")]
-    max_image: u64,
-
-    /// How many connections may be open at once
-    #[arg(long, value_name = "NUMBER", value_parser = at_once, default_value_t = Limits::default().connections)]
-    max_connections: usize,
-
     /// Let requests choose how their instance starts (header X-Dormouse-Start): for measurements,
     /// since one client can make all others wait that way
     #[arg(long)]
@@ -83,26 +60,24 @@ pub(crate) struct ServeArgs {
     /// How long running requests may take to finish on shutdown
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "30s")]
     grace: Duration,
+
+    #[command(flatten)]
+    limits: LimitArgs,
 }
 
 /// Runs the command.
 pub(crate) async fn serve(args: &ServeArgs) -> Result<()> {
     let config = PoolConfig {
-        max_concurrency: args.max_concurrency,
-        max_queue: args.queue,
-        queue_timeout: args.queue_timeout,
         shells_ahead: args.shells_ahead,
-        memory_budget_bytes: args.memory_budget,
         rolls_back: !args.no_rollback,
         verify: args.verify,
         warm_timeout: args.warm_timeout,
+        ..args.limits.pool()
     };
     let limits = Limits {
-        image_bytes: usize::try_from(args.max_image).unwrap_or(usize::MAX),
-        connections: args.max_connections,
         grace: args.grace,
         start_choice: args.start_choice,
-        ..Limits::default()
+        ..args.limits.server()
     };
     raise_descriptor_limit();
     // Before the listener, so that whoever sees the port open can rely on the signals.
@@ -123,15 +98,6 @@ pub(crate) async fn serve(args: &ServeArgs) -> Result<()> {
     dormouse_server::serve(listener, App::new(pool, limits), stop).await?;
     eprintln!("stopped");
     Ok(())
-}
-
-/// A number of things that may happen at once: none would be no server.
-fn at_once(text: &str) -> Result<usize, String> {
-    const MOST: usize = 1_000_000;
-    match text.parse() {
-        Ok(number) if (1..=MOST).contains(&number) => Ok(number),
-        _ => Err(format!("write a number from 1 to {MOST}")),
-    }
 }
 
 /// Every connection and every VM takes descriptors, and the usual limit of 1024 is for programs that

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use dormouse_snapshot::FunctionName;
 use tokio::sync::OwnedSemaphorePermit;
@@ -48,7 +48,8 @@ impl Pool {
     ///
     /// # Errors
     /// [`Error::UnknownFunction`], [`Error::QueueFull`], [`Error::QueueTimeout`],
-    /// [`Error::OverBudget`], [`Error::Draining`], [`Error::Store`], [`Error::Host`].
+    /// [`Error::OverBudget`], [`Error::LowMemory`], [`Error::Draining`], [`Error::Store`],
+    /// [`Error::Host`].
     pub async fn checkout(&self, name: &str) -> Result<Lease, Error> {
         self.checkout_for(name, Start::Ready).await
     }
@@ -115,16 +116,16 @@ impl Pool {
             Ok(turn) => turn.map_err(|_| Error::Draining),
             Err(_) => {
                 function.refuse();
-                Err(Error::queue_timeout(function.name(), limit))
+                Err(timed_out(function, limit))
             }
         }
     }
 
     async fn wait_for_turn(&self, function: &Arc<Function>) -> Result<Permits, Error> {
         let own = Arc::clone(&function.permits);
-        let all = Arc::clone(&self.inner.permits);
+        let all = &self.inner.turns;
         if let Ok(own) = Arc::clone(&own).try_acquire_owned()
-            && let Ok(all) = Arc::clone(&all).try_acquire_owned()
+            && let Some(all) = all.try_take(function.name())
         {
             return Ok(Permits::new(function, own, all));
         }
@@ -134,14 +135,14 @@ impl Pool {
             // The function's own first: whoever waits there holds nothing that others need.
             let own: OwnedSemaphorePermit =
                 own.acquire_owned().await.map_err(|_| Error::Draining)?;
-            let all = all.acquire_owned().await.map_err(|_| Error::Draining)?;
+            let all = all.take(function.name()).await;
             Ok(Permits::new(function, own, all))
         };
         match tokio::time::timeout(config.queue_timeout, both).await {
             Ok(permits) => permits,
             Err(_) => {
                 function.refuse();
-                Err(Error::queue_timeout(function.name(), config.queue_timeout))
+                Err(timed_out(function, config.queue_timeout))
             }
         }
     }
@@ -156,8 +157,18 @@ impl Pool {
             return Ok(charge);
         }
         let _waiting = Waiting::begin(function, self.inner.config.max_queue)?;
-        let charge = self.wait_for(function.name(), needed_bytes).await;
-        charge.inspect_err(|_| function.refuse())
+        let waiting = async {
+            let _turn = function.memory_turn.lock().await;
+            self.wait_for(function.name(), needed_bytes).await
+        };
+        let charge = match tokio::time::timeout(self.inner.config.queue_timeout, waiting).await {
+            Ok(charge) => charge,
+            Err(_) => Err(budget.refusal(function.name(), needed_bytes)),
+        };
+        charge.map_err(|error| {
+            function.refuse();
+            error.retry_after(function.pace.retry_after())
+        })
     }
 }
 
@@ -205,6 +216,11 @@ impl Lease {
     }
 }
 
+fn timed_out(function: &Function, waited: Duration) -> Error {
+    let retry_after = function.pace.retry_after();
+    Error::queue_timeout(function.name(), waited).retry_after(retry_after)
+}
+
 /// Counts a waiting request for as long as it lives.
 struct Waiting<'a> {
     function: &'a Function,
@@ -217,9 +233,10 @@ impl<'a> Waiting<'a> {
     /// [`Error::QueueFull`] where `limit` wait already.
     fn begin(function: &'a Function, limit: usize) -> Result<Self, Error> {
         let waiting = Self { function };
-        if function.waiting.fetch_add(1, Ordering::Relaxed) >= limit {
+        if function.pace.waiting.fetch_add(1, Ordering::Relaxed) >= limit {
             function.refuse();
-            return Err(Error::queue_full(function.name(), limit));
+            let retry_after = function.pace.retry_after();
+            return Err(Error::queue_full(function.name(), limit).retry_after(retry_after));
         }
         Ok(waiting)
     }
@@ -227,6 +244,6 @@ impl<'a> Waiting<'a> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.function.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.function.pace.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }

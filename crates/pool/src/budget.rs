@@ -8,10 +8,13 @@
 //! while it runs, a little ahead of its page faults, and is ended where there is no more: by its own
 //! pool, with a reason, and not by the kernel.
 
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use dormouse_snapshot::FunctionName;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::error::Error;
+use crate::host_memory::{self, HostMemory};
 
 /// What is counted in: small beside an instance, and few enough for any host in 32 bits.
 const UNIT_BYTES: u64 = 64 << 10;
@@ -32,6 +35,7 @@ const STEP_BYTES: u64 = 1 << 20;
 pub(crate) struct Budget {
     units: Arc<Semaphore>,
     limit: u32,
+    host: Arc<HostMemory>,
 }
 
 /// A part of a [`Budget`], given back when it is dropped.
@@ -46,16 +50,24 @@ fn units(bytes: u64) -> u32 {
 }
 
 impl Budget {
-    pub(crate) fn new(limit_bytes: u64) -> Self {
+    /// `host` keeps anything new from starting while it is low.
+    pub(crate) fn new(limit_bytes: u64, host: Arc<HostMemory>) -> Self {
         let limit = units(limit_bytes).max(1);
         Self {
             units: Arc::new(Semaphore::new(limit as usize)),
             limit,
+            host,
         }
     }
 
     pub(crate) fn limit_bytes(&self) -> u64 {
         u64::from(self.limit) * UNIT_BYTES
+    }
+
+    /// What keeps anything new from starting.
+    #[cfg(test)]
+    pub(crate) fn host(&self) -> &HostMemory {
+        &self.host
     }
 
     pub(crate) fn held_bytes(&self) -> u64 {
@@ -72,17 +84,36 @@ impl Budget {
 
     /// Takes a part, if that much is left.
     pub(crate) fn try_charge(&self, bytes: u64) -> Option<Charge> {
+        if self.host.is_low() {
+            return None;
+        }
         let mut charge = self.empty();
         charge.cover(bytes).then_some(charge)
     }
 
     /// Waits until that much is left, and takes it. Who asks first is served first.
     pub(crate) async fn charge(&self, bytes: u64) -> Charge {
-        let held = Arc::clone(&self.units).acquire_many_owned(units(bytes));
-        Charge {
-            budget: self.clone(),
-            // The semaphore is never closed.
-            held: held.await.ok(),
+        loop {
+            self.host.until_enough().await;
+            let held = Arc::clone(&self.units).acquire_many_owned(units(bytes));
+            let charge = Charge {
+                budget: self.clone(),
+                // The semaphore is never closed.
+                held: held.await.ok(),
+            };
+            // It may have become low meanwhile.
+            if !self.host.is_low() {
+                return charge;
+            }
+        }
+    }
+
+    /// Why there is no room for so much.
+    pub(crate) fn refusal(&self, name: &FunctionName, needed_bytes: u64) -> Error {
+        if self.host.is_low() {
+            Error::low_memory(name, needed_bytes)
+        } else {
+            Error::over_budget(name, needed_bytes, self.limit_bytes())
         }
     }
 }
@@ -150,31 +181,7 @@ impl SharedCharge {
 
 /// Three quarters of what the host, or this process's control group, has free now.
 pub(crate) fn usual_limit_bytes() -> u64 {
-    let free = [host_available_bytes(), group_available_bytes()];
-    free.into_iter().flatten().min().unwrap_or(u64::MAX) / 4 * 3
-}
-
-/// `MemAvailable` of `/proc/meminfo` (`proc_meminfo(5)`), in KiB there.
-fn host_available_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kib: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
-    Some(kib << 10)
-}
-
-/// What the control group leaves (Linux `Documentation/admin-guide/cgroup-v2.rst`, `memory.max` and
-/// `memory.current`). Nothing where there is no limit.
-fn group_available_bytes() -> Option<u64> {
-    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-    let path = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    let folder = Path::new("/sys/fs/cgroup").join(path);
-    let read = |name: &str| -> Option<u64> {
-        let text = std::fs::read_to_string(folder.join(name)).ok()?;
-        text.trim().parse().ok()
-    };
-    Some(read("memory.max")?.saturating_sub(read("memory.current")?))
+    host_memory::available_bytes().unwrap_or(u64::MAX) / 4 * 3
 }
 
 #[cfg(test)]
@@ -183,7 +190,7 @@ mod tests {
 
     #[test]
     fn charges_are_taken_grown_and_given_back() {
-        let budget = Budget::new(4 << 20);
+        let budget = Budget::new(4 << 20, Arc::default());
         assert_eq!((budget.limit_bytes(), budget.held_bytes()), (4 << 20, 0));
         let mut run = budget.try_charge(1 << 20).unwrap();
         assert_eq!(budget.held_bytes(), 1 << 20);
@@ -207,7 +214,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_waits_gets_what_is_given_back() {
-        let budget = Budget::new(1 << 20);
+        let budget = Budget::new(1 << 20, Arc::default());
         let held = budget.try_charge(1 << 20).unwrap();
         let waiting = tokio::spawn({
             let budget = budget.clone();
@@ -221,9 +228,24 @@ mod tests {
         drop(charge);
     }
 
-    #[test]
-    fn this_host_has_some_memory() {
-        let limit = usual_limit_bytes();
-        assert!(limit > 1 << 20 && limit < u64::MAX / 2, "{limit}");
+    #[tokio::test]
+    async fn nothing_new_is_charged_while_the_host_is_low() {
+        let memory = Arc::new(HostMemory::default());
+        let budget = Budget::new(4 << 20, Arc::clone(&memory));
+        let mut running = budget.try_charge(1 << 20).unwrap();
+        memory.note(true);
+        assert!(budget.try_charge(1).is_none());
+        assert!(running.cover(2 << 20), "what runs goes on");
+        let waiting = tokio::spawn({
+            let budget = budget.clone();
+            async move { budget.charge(1 << 20).await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        let name = FunctionName::new("f").unwrap();
+        assert!(matches!(budget.refusal(&name, 1), Error::LowMemory { .. }));
+        memory.note(false);
+        drop(waiting.await.unwrap());
+        assert!(matches!(budget.refusal(&name, 1), Error::OverBudget { .. }));
     }
 }

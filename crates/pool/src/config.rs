@@ -24,6 +24,11 @@ pub struct PoolConfig {
     /// when the pool is made, where it is not set. It counts what they hold, not how large their
     /// guests are.
     pub memory_budget_bytes: Option<u64>,
+    /// Below how much memory left on the host, or in this process's control group, nothing new is
+    /// started and idle instances are ended, in bytes; 0 for never.
+    pub memory_floor_bytes: u64,
+    /// How many deployments and warmings may run or wait at once.
+    pub max_deploys: usize,
     /// Whether a clone that has answered is rolled back in place for the next request. If not, it
     /// gives its memory back, and every request restores a clone of its own.
     pub rolls_back: bool,
@@ -42,6 +47,8 @@ impl Default for PoolConfig {
             queue_timeout: Duration::from_secs(10),
             shells_ahead: 2,
             memory_budget_bytes: None,
+            memory_floor_bytes: 128 << 20,
+            max_deploys: 16,
             rolls_back: true,
             verify: Verify::default(),
             warm_timeout: Duration::from_secs(600),

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use dormouse_snapshot::FunctionName;
 
+/// When to try again where nobody knows better.
+const SOON: Duration = Duration::from_secs(1);
+
 /// How a function failed. The clone is thrown away; the next invocation starts from the snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -122,12 +125,22 @@ pub enum Error {
         retry_after: Duration,
     },
     /// The request waited for the whole of its queue time.
-    #[error("no instance of {name:?} became free within {waited:?}; try again later")]
+    #[error("no instance of {name:?} became free within {waited:?}; try again in {retry_after:?}")]
     QueueTimeout {
         /// The function.
         name: String,
         /// How long it waited.
         waited: Duration,
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// Too many deployments and warmings run or wait.
+    #[error("{limit} deployments run or wait already; try again in {retry_after:?}")]
+    DeploysFull {
+        /// How many may.
+        limit: usize,
+        /// When to try again.
+        retry_after: Duration,
     },
     /// There is not enough memory left for it.
     #[error(
@@ -141,6 +154,19 @@ pub enum Error {
         needed_bytes: u64,
         /// What all instances may hold together.
         budget_bytes: u64,
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// The host has less memory left than it is to keep.
+    #[error(
+        "{name:?} needs {needed_bytes} bytes of memory and the host has less left than the server is \
+         to leave it; try again in {retry_after:?}, or lower --memory-floor"
+    )]
+    LowMemory {
+        /// The function.
+        name: String,
+        /// What it was to get.
+        needed_bytes: u64,
         /// When to try again.
         retry_after: Duration,
     },
@@ -199,7 +225,22 @@ impl Error {
         Self::QueueFull {
             name: name.to_string(),
             waiting,
-            retry_after: Duration::from_secs(1),
+            retry_after: SOON,
+        }
+    }
+
+    pub(crate) fn deploys_full(limit: usize) -> Self {
+        Self::DeploysFull {
+            limit,
+            retry_after: SOON,
+        }
+    }
+
+    pub(crate) fn low_memory(name: &FunctionName, needed_bytes: u64) -> Self {
+        Self::LowMemory {
+            name: name.to_string(),
+            needed_bytes,
+            retry_after: SOON,
         }
     }
 
@@ -208,7 +249,7 @@ impl Error {
             name: name.to_string(),
             needed_bytes,
             budget_bytes,
-            retry_after: Duration::from_secs(1),
+            retry_after: SOON,
         }
     }
 
@@ -216,7 +257,20 @@ impl Error {
         Self::QueueTimeout {
             name: name.to_string(),
             waited,
+            retry_after: SOON,
         }
+    }
+
+    /// The same, but to be tried again after `wait`, where trying again can help.
+    pub(crate) fn retry_after(mut self, wait: Duration) -> Self {
+        if let Self::QueueFull { retry_after, .. }
+        | Self::QueueTimeout { retry_after, .. }
+        | Self::OverBudget { retry_after, .. }
+        | Self::LowMemory { retry_after, .. } = &mut self
+        {
+            *retry_after = wait;
+        }
+        self
     }
 
     /// True where a snapshot cannot be used on this host although nothing is wrong with it.

@@ -1,7 +1,7 @@
 //! One function that is in use: its snapshot, its instances, its working set.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ use crate::interrupters::Interrupters;
 use crate::learning::{Learning, kept};
 use crate::loading::{self, Loaded, Shared, namer};
 use crate::message::{Outcome, Timings};
+use crate::pace::Pace;
 use crate::paging::{Paging, STAGED_SETS};
 use crate::stats::FunctionStats;
 use crate::verify::Verify;
@@ -57,9 +58,10 @@ pub(crate) struct Function {
     peak_bytes: AtomicU64,
     /// As many permits as the function may have invocations at once.
     pub(crate) permits: Arc<Semaphore>,
-    pub(crate) waiting: AtomicUsize,
-    /// Holders of all permits that an invocation needs.
-    pub(crate) running: Arc<AtomicUsize>,
+    pub(crate) pace: Arc<Pace>,
+    /// Held by who waits for memory beside other functions: one request of each at a time, so that
+    /// the functions take turns.
+    pub(crate) memory_turn: tokio::sync::Mutex<()>,
     counters: Counters,
 }
 
@@ -150,15 +152,15 @@ impl Function {
             health,
             _charge: charge,
             peak_bytes: AtomicU64::new(FIRST_RUN_BYTES),
-            waiting: AtomicUsize::new(0),
-            running: Arc::default(),
+            pace: Arc::default(),
+            memory_turn: tokio::sync::Mutex::default(),
             counters: Counters::default(),
         });
         if verify == Verify::Background {
             let found = Arc::downgrade(&function);
             let end_idle = move || {
                 if let Some(function) = found.upgrade() {
-                    lock(&function.idle).clear();
+                    function.shed_idle();
                 }
             };
             let health = function.health.clone();
@@ -268,6 +270,11 @@ impl Function {
         for instance in &*lock(&self.idle) {
             instance.give_back();
         }
+    }
+
+    /// Ends all idle instances.
+    pub(crate) fn shed_idle(&self) {
+        lock(&self.idle).clear();
     }
 
     /// Ends all idle instances and waits until they are gone.
@@ -437,8 +444,8 @@ impl Function {
             failures: get(&self.counters.failures),
             timeouts: get(&self.counters.timeouts),
             refused: get(&self.counters.refused),
-            running: self.running.load(Ordering::Relaxed) as u64,
-            waiting: self.waiting.load(Ordering::Relaxed) as u64,
+            running: self.pace.running.load(Ordering::Relaxed) as u64,
+            waiting: self.pace.waiting.load(Ordering::Relaxed) as u64,
             restore_us_total: get(&self.counters.restore_us),
             run_us_total: get(&self.counters.run_us),
             faults_total: get(&self.counters.faults),

@@ -12,7 +12,7 @@
 //! is in one place at a time, and a caller that goes away takes nothing with it.
 
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -26,6 +26,8 @@ use crate::function::Function;
 use crate::machine::Machine;
 use crate::mailbox::Encoded;
 use crate::message::{Outcome, Preparation};
+use crate::pace::Pace;
+use crate::turns::Turn;
 
 /// The handle of an idle instance.
 #[derive(Debug)]
@@ -39,29 +41,28 @@ pub(crate) struct Instance {
 /// The right to run one invocation: counted by the function, and by the whole pool.
 pub(crate) struct Permits {
     _function: OwnedSemaphorePermit,
-    _pool: OwnedSemaphorePermit,
-    running: Arc<AtomicUsize>,
+    _pool: Turn,
+    pace: Arc<Pace>,
+    since: Instant,
 }
 
 impl Permits {
-    pub(crate) fn new(
-        function: &Function,
-        own: OwnedSemaphorePermit,
-        all: OwnedSemaphorePermit,
-    ) -> Self {
-        let running = Arc::clone(&function.running);
-        running.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn new(function: &Function, own: OwnedSemaphorePermit, all: Turn) -> Self {
+        let pace = Arc::clone(&function.pace);
+        pace.running.fetch_add(1, Ordering::Relaxed);
         Self {
             _function: own,
             _pool: all,
-            running,
+            pace,
+            since: Instant::now(),
         }
     }
 }
 
 impl Drop for Permits {
     fn drop(&mut self) {
-        self.running.fetch_sub(1, Ordering::Relaxed);
+        self.pace.running.fetch_sub(1, Ordering::Relaxed);
+        self.pace.ended(self.since.elapsed());
     }
 }
 

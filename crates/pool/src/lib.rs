@@ -17,6 +17,10 @@ mod deploy;
 mod engine;
 mod error;
 mod function;
+mod host_memory;
+#[cfg(test)]
+#[path = "../tests/images/mod.rs"]
+mod images;
 mod instance;
 mod interrupters;
 mod learning;
@@ -24,11 +28,14 @@ mod loading;
 mod machine;
 mod mailbox;
 mod message;
+mod pace;
 mod paging;
 mod pool;
+mod room;
 mod stats;
 mod tasks;
 mod tune;
+mod turns;
 mod verify;
 mod warm;
 

@@ -31,7 +31,7 @@ impl Shared {
     pub(crate) fn alone() -> Self {
         Self {
             guests: Interrupters::default(),
-            budget: Budget::new(u64::MAX),
+            budget: Budget::new(u64::MAX, Arc::default()),
             damages: Damages::default(),
         }
     }
@@ -68,9 +68,7 @@ impl Loaded {
         let is_resident = data_bytes <= RESIDENT_LIMIT_BYTES;
         let charge = budget
             .try_charge(if is_resident { data_bytes } else { 0 })
-            .ok_or_else(|| {
-                Error::over_budget(&snapshot.function, data_bytes, budget.limit_bytes())
-            })?;
+            .ok_or_else(|| budget.refusal(&snapshot.function, data_bytes))?;
         let source = if is_resident {
             let loaded = memory.load(verify == Verify::Always);
             let loaded = loaded.inspect_err(|error| health.note(error))?;

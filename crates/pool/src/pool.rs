@@ -1,25 +1,27 @@
 //! The pool: functions by name, limits, and the way in.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dormouse_snapshot::{Digest, Entry, FunctionName, Manifest, Store};
 use tokio::sync::Semaphore;
 
-use crate::budget::{self, Budget, Charge};
+use crate::budget::{self, Budget};
 use crate::catalog::{Catalog, Slot};
 use crate::config::{FunctionConfig, PoolConfig};
 use crate::damage::Damages;
 use crate::deploy::{self, elapsed_us};
 use crate::error::Error;
 use crate::function::Function;
+use crate::host_memory::{self, HostMemory, Watch};
 use crate::interrupters::Interrupters;
 use crate::loading::Shared;
 use crate::message::{Preparation, Start};
 use crate::stats::{Deployed, FunctionInfo, FunctionStats, PoolStats};
 use crate::tasks::{blocking, detached};
+use crate::turns::Turns;
 
 /// Functions of one store, ready to be invoked. A cheap handle.
 #[derive(Clone)]
@@ -35,7 +37,10 @@ pub(crate) struct Inner {
     /// Cold boots at a time: each keeps a core busy for as long as it takes.
     pub(crate) booting: Arc<Semaphore>,
     boots_at_once: usize,
-    pub(crate) permits: Arc<Semaphore>,
+    pub(crate) turns: Arc<Turns>,
+    /// Deployments and warmings that run or wait.
+    pub(crate) deploys: Arc<Semaphore>,
+    _watch: Watch,
     guests: Interrupters,
     damages: Damages,
     draining: AtomicBool,
@@ -55,24 +60,29 @@ impl Pool {
     #[must_use]
     pub fn new(store: Store, config: PoolConfig) -> Self {
         let boots_at_once = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let inner = Inner {
+        let memory = Arc::new(HostMemory::default());
+        let floor_bytes = config.memory_floor_bytes;
+        let inner = |pool: &Weak<Inner>| Inner {
+            _watch: host_memory::watch(pool, &memory, floor_bytes),
             store,
             functions: Catalog::default(),
             booting: Arc::new(Semaphore::new(boots_at_once)),
             boots_at_once,
-            permits: Arc::new(Semaphore::new(config.max_concurrency)),
+            turns: Turns::new(config.max_concurrency),
+            deploys: Arc::new(Semaphore::new(config.max_deploys)),
             guests: Interrupters::default(),
             damages: Damages::default(),
             budget: Budget::new(
                 config
                     .memory_budget_bytes
                     .unwrap_or_else(budget::usual_limit_bytes),
+                Arc::clone(&memory),
             ),
             draining: AtomicBool::new(false),
             config,
         };
         Self {
-            inner: Arc::new(inner),
+            inner: Arc::new_cyclic(inner),
         }
     }
 
@@ -81,7 +91,8 @@ impl Pool {
     ///
     /// # Errors
     /// [`Error::BadOption`], [`Error::BadImage`], [`Error::Init`], [`Error::Host`],
-    /// [`Error::Store`]; nothing is published then.
+    /// [`Error::DeploysFull`], [`Error::OverBudget`], [`Error::LowMemory`], [`Error::Store`]; nothing
+    /// is published then.
     pub async fn deploy(
         &self,
         name: &str,
@@ -91,8 +102,13 @@ impl Pool {
         self.refuse_when_draining()?;
         let name = FunctionName::new(name)?;
         config.check()?;
+        let place = self.place_to_deploy()?;
         let pool = self.clone();
-        detached(async move { pool.deploy_here(&name, image, config).await }).await
+        detached(async move {
+            let _place = place;
+            pool.deploy_here(&name, image, config).await
+        })
+        .await
     }
 
     async fn deploy_here(
@@ -172,51 +188,6 @@ impl Pool {
         Ok(published)
     }
 
-    /// Reserves a guest's whole memory, of which nobody knows yet how much its start will take.
-    pub(crate) async fn memory_to_boot(
-        &self,
-        name: &FunctionName,
-        bytes: u64,
-    ) -> Result<Charge, Error> {
-        let budget_bytes = self.inner.budget.limit_bytes();
-        if bytes > budget_bytes {
-            return Err(Error::BadOption {
-                option: "memory",
-                value: format!("{bytes} bytes"),
-                reason: format!(
-                    "all instances together may hold {budget_bytes} bytes (--memory-budget)"
-                ),
-            });
-        }
-        // Clones that wait are worth more than the room that nobody needs.
-        match self.inner.budget.try_charge(bytes) {
-            Some(charge) => Ok(charge),
-            None => self.wait_for(name, bytes).await,
-        }
-    }
-
-    /// Asks idle instances for their clones' memory and waits until there is as much as that.
-    pub(crate) async fn wait_for(&self, name: &FunctionName, bytes: u64) -> Result<Charge, Error> {
-        /// Who still ran, or rolled back, when it was asked the last time may be idle by now.
-        const ASK_EVERY: Duration = Duration::from_millis(20);
-
-        let budget = &self.inner.budget;
-        let charging = async {
-            let charge = budget.charge(bytes);
-            tokio::pin!(charge);
-            loop {
-                for (_, function) in self.inner.functions.all() {
-                    function.reclaim();
-                }
-                if let Ok(charge) = tokio::time::timeout(ASK_EVERY, &mut charge).await {
-                    return charge;
-                }
-            }
-        };
-        let charge = tokio::time::timeout(self.inner.config.queue_timeout, charging).await;
-        charge.map_err(|_| Error::over_budget(name, bytes, budget.limit_bytes()))
-    }
-
     async fn open_newest(&self, name: &FunctionName) -> Result<Arc<Function>, Error> {
         let (store, config) = (self.inner.store.clone(), self.inner.config.clone());
         let (wanted, shared) = (name.clone(), self.shared());
@@ -246,7 +217,7 @@ impl Pool {
             slot.set(None);
         }
         let function = match self.open_newest(name).await {
-            Err(Error::OverBudget { needed_bytes, .. }) => {
+            Err(Error::OverBudget { needed_bytes, .. } | Error::LowMemory { needed_bytes, .. }) => {
                 // What others give back may be enough for it.
                 drop(self.wait_for(name, needed_bytes).await?);
                 self.open_newest(name).await?
@@ -448,8 +419,7 @@ impl Pool {
         let mut patience = grace;
         loop {
             let idle = async {
-                let runs = count(self.inner.config.max_concurrency);
-                let _runs = self.inner.permits.acquire_many(runs).await;
+                self.inner.turns.idle().await;
                 let boots = count(self.inner.boots_at_once);
                 let _boots = self.inner.booting.acquire_many(boots).await;
             };

@@ -92,9 +92,10 @@ impl Pool {
     /// [`Error::UnknownSnapshot`],
     /// [`Error::RequestTooLarge`]; [`Error::Warming`] where a run fails or is answered with a status
     /// of 500 or more, or where all runs together take longer than [`PoolConfig::warm_timeout`];
-    /// [`Error::Host`] where the snapshot cannot be restored here; [`Error::OverBudget`],
-    /// [`Error::Store`], [`Error::Draining`]. Nothing is published then, unless it is the new snapshot
-    /// that cannot be opened: it is there, and opened by the next request.
+    /// [`Error::Host`] where the snapshot cannot be restored here; [`Error::DeploysFull`],
+    /// [`Error::OverBudget`], [`Error::LowMemory`], [`Error::Store`], [`Error::Draining`]. Nothing is
+    /// published then, unless it is the new snapshot that cannot be opened: it is there, and opened by
+    /// the next request.
     ///
     /// Where the caller stops waiting, no further run begins, and nothing is published.
     pub async fn warm(
@@ -122,8 +123,13 @@ impl Pool {
         };
         let base = from.as_ref().map_or(&name, |from| &from.function);
         self.must_be_stored(base).await?;
+        let place = self.place_to_deploy()?;
         let pool = self.clone();
-        let warmed = detached(async move { pool.warm_here(&name, warming, from).await }).await;
+        let warmed = detached(async move {
+            let _place = place;
+            pool.warm_here(&name, warming, from).await
+        })
+        .await;
         drop(caller);
         warmed
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use dormouse_pool::Pool;
 
+use crate::buffers::Buffers;
 use crate::metrics::Metrics;
 
 /// How much one client may ask of the server.
@@ -23,10 +24,15 @@ pub struct Limits {
     pub body_timeout: Duration,
     /// How long an image may take to arrive.
     pub image_timeout: Duration,
-    /// How long sent bytes may stay unacknowledged before the connection is given up.
+    /// How long a client may take its answer, from when it lets bytes of it wait, and how long sent
+    /// bytes may stay unacknowledged, before the connection is given up.
     pub write_timeout: Duration,
-    /// How many connections may be open at once; more wait in the listener's backlog.
+    /// How many connections may be open at once. For one more, that whose client has sent nothing for
+    /// the longest is closed; where all have a request that runs, it waits in the listener's backlog.
     pub connections: usize,
+    /// How much the bodies of all requests and all answers may hold together, in bytes; at least one
+    /// body and one image.
+    pub buffer_bytes: usize,
     /// How long running requests may take to finish once the server is told to stop.
     pub grace: Duration,
     /// Whether a request may choose how its instance starts (`X-Dormouse-Start`): for measurements,
@@ -44,6 +50,7 @@ impl Default for Limits {
             image_timeout: Duration::from_secs(300),
             write_timeout: Duration::from_secs(30),
             connections: 1024,
+            buffer_bytes: 512 << 20,
             grace: Duration::from_secs(30),
             start_choice: false,
         }
@@ -60,6 +67,7 @@ struct Inner {
     pool: Pool,
     limits: Limits,
     metrics: Metrics,
+    buffers: Buffers,
     draining: AtomicBool,
 }
 
@@ -68,9 +76,11 @@ impl App {
     #[must_use]
     pub fn new(pool: Pool, limits: Limits) -> Self {
         let metrics = Metrics::new(pool.clone());
+        let largest_bytes = limits.image_bytes.max(limits.body_bytes);
         Self {
             inner: Arc::new(Inner {
                 pool,
+                buffers: Buffers::new(limits.buffer_bytes.max(largest_bytes)),
                 limits,
                 metrics,
                 draining: AtomicBool::new(false),
@@ -94,6 +104,10 @@ impl App {
 
     pub(crate) fn limits(&self) -> &Limits {
         &self.inner.limits
+    }
+
+    pub(crate) fn buffers(&self) -> &Buffers {
+        &self.inner.buffers
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {

@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
 
+use crate::buffers::Buffers;
 use crate::{ApiError, ErrorCode};
 
 /// How much of a body that was refused is read and thrown away, so that a client that is still
@@ -20,12 +21,14 @@ const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Reads a whole body.
 ///
 /// # Errors
-/// `too-large`, `request-timeout`, or `bad-request` where the client broke off.
+/// `too-large`, `request-timeout`, `over-budget` where other bodies hold all memory that there is for
+/// bodies, or `bad-request` where the client broke off.
 pub(crate) async fn read(
     headers: &HeaderMap,
     body: Body,
     limit_bytes: usize,
     limit_time: Duration,
+    buffers: &Buffers,
 ) -> Result<Bytes, ApiError> {
     if body.is_end_stream() {
         return Ok(Bytes::new());
@@ -38,7 +41,7 @@ pub(crate) async fn read(
         }
         return Err(too_large(announced, limit_bytes));
     }
-    match tokio::time::timeout(limit_time, collect(body, announced, limit_bytes)).await {
+    match tokio::time::timeout(limit_time, collect(body, announced, limit_bytes, buffers)).await {
         Ok(result) => result,
         Err(_elapsed) => Err(ApiError::new(
             ErrorCode::RequestTimeout,
@@ -61,7 +64,13 @@ pub(crate) async fn discard(mut body: Body) {
     let _ = tokio::time::timeout(DISCARD_TIMEOUT, reading).await;
 }
 
-async fn collect(mut body: Body, announced: u64, limit_bytes: usize) -> Result<Bytes, ApiError> {
+async fn collect(
+    mut body: Body,
+    announced: u64,
+    limit_bytes: usize,
+    buffers: &Buffers,
+) -> Result<Bytes, ApiError> {
+    let mut held = buffers.empty();
     let mut first = Bytes::new();
     let mut whole = BytesMut::new();
     while let Some(frame) = body.frame().await {
@@ -79,6 +88,11 @@ async fn collect(mut body: Body, announced: u64, limit_bytes: usize) -> Result<B
             discard(body).await;
             return Err(too_large(total as u64, limit_bytes));
         }
+        if let Err(error) = held.cover(total) {
+            drop((first, whole));
+            discard(body).await;
+            return Err(error);
+        }
         if first.is_empty() && whole.is_empty() {
             first = data;
             continue;
@@ -90,11 +104,11 @@ async fn collect(mut body: Body, announced: u64, limit_bytes: usize) -> Result<B
         }
         whole.extend_from_slice(&data);
     }
-    Ok(if whole.is_empty() {
+    Ok(held.around(if whole.is_empty() {
         first
     } else {
         whole.freeze()
-    })
+    }))
 }
 
 fn too_large(bytes: u64, limit_bytes: usize) -> ApiError {
@@ -147,7 +161,15 @@ mod tests {
             pieces: pieces.to_vec(),
             hangs,
         });
-        read(&HeaderMap::new(), body, 4, Duration::from_millis(50)).await
+        let buffers = Buffers::new(4);
+        read(
+            &HeaderMap::new(),
+            body,
+            4,
+            Duration::from_millis(50),
+            &buffers,
+        )
+        .await
     }
 
     #[tokio::test]
@@ -165,11 +187,31 @@ mod tests {
         let error = read_pieces(&[b"abc", b"de"], false).await.unwrap_err();
         assert_eq!(error.code(), ErrorCode::TooLarge);
         let body = Body::from("abcde");
-        let error = read(&HeaderMap::new(), body, 4, Duration::from_secs(1))
+        let (second, buffers) = (Duration::from_secs(1), Buffers::new(4));
+        let error = read(&HeaderMap::new(), body, 4, second, &buffers)
             .await
             .unwrap_err();
         assert_eq!(error.code(), ErrorCode::TooLarge);
         assert!(error.detail().contains("at most 4"));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_finds_no_memory_is_refused() {
+        static PIECE: [u8; 64 << 10] = [0; 64 << 10];
+        let buffers = Buffers::new(PIECE.len());
+        let limit_bytes = 4 * PIECE.len();
+        let second = Duration::from_secs(1);
+        for (pieces, is_read) in [(1, true), (2, false), (1, true)] {
+            let body = Body::new(Pieces {
+                pieces: vec![&PIECE; pieces],
+                hangs: false,
+            });
+            let read = read(&HeaderMap::new(), body, limit_bytes, second, &buffers).await;
+            assert_eq!(read.is_ok(), is_read, "{pieces} pieces");
+            if let Err(error) = read {
+                assert_eq!(error.code(), ErrorCode::OverBudget);
+            }
+        }
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 //! What every request goes through: its id, the draining gate, error documents, metrics.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
@@ -14,6 +14,8 @@ use crate::headers::REQUEST_ID;
 use crate::{ApiError, App, ErrorCode};
 
 const REQUEST_ID_BYTES: usize = 128;
+/// When a client that the draining server refused may find another in its place.
+const RESTART: Duration = Duration::from_secs(1);
 
 /// The id of the request at hand, in the request's extensions.
 #[derive(Debug, Clone)]
@@ -60,6 +62,7 @@ pub(crate) async fn wrap(
             ErrorCode::Draining,
             "The server is shutting down; try again elsewhere.",
         )
+        .retry_after(RESTART)
         .into_response()
     } else {
         request.extensions_mut().insert(id.clone());

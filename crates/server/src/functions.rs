@@ -77,6 +77,7 @@ pub(crate) async fn deploy(
         body,
         limits.image_bytes,
         limits.image_timeout,
+        app.buffers(),
     )
     .await?;
     let Name(name) = name?;

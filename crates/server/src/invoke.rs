@@ -22,7 +22,14 @@ pub(crate) async fn invoke(
     let (parts, body) = request.into_parts();
     let limits = app.limits();
     // The body before the instance: a slow client must not hold an instance.
-    let body = body::read(&parts.headers, body, limits.body_bytes, limits.body_timeout).await?;
+    let body = body::read(
+        &parts.headers,
+        body,
+        limits.body_bytes,
+        limits.body_timeout,
+        app.buffers(),
+    )
+    .await?;
     let Name(name) = name?;
     let id = parts
         .extensions
@@ -31,7 +38,7 @@ pub(crate) async fn invoke(
 
     let start = chosen_start(&parts.headers, limits)?;
     let lease = app.pool().checkout_for(&name, start).await?;
-    let outcome = lease
+    let mut outcome = lease
         .invoke(dormouse_pool::Request {
             method: parts.method.as_str().to_owned(),
             target: target(&parts.uri),
@@ -41,6 +48,9 @@ pub(crate) async fn invoke(
         .await?;
 
     app.metrics().invoked(&name, &outcome.timings);
+    if let Ok(answer) = &mut outcome.result {
+        answer.body = app.buffers().count(std::mem::take(&mut answer.body))?;
+    }
     Ok(reply(outcome, &parts.method))
 }
 

@@ -15,6 +15,8 @@
 
 mod app;
 mod body;
+mod buffers;
+mod connection;
 mod envelope;
 mod functions;
 mod headers;
@@ -23,6 +25,7 @@ mod metrics;
 mod options;
 mod problem;
 mod routes;
+mod seats;
 mod serve;
 mod warm;
 

@@ -87,7 +87,7 @@ error_codes! {
     HasLayers "has-layers" CONFLICT "Other snapshots are layers on it";
     TooLarge "too-large" PAYLOAD_TOO_LARGE "The body is too large";
     HeadTooLarge "head-too-large" REQUEST_HEADER_FIELDS_TOO_LARGE "The headers are too large";
-    QueueFull "queue-full" TOO_MANY_REQUESTS "Too many requests wait for the function";
+    QueueFull "queue-full" TOO_MANY_REQUESTS "Too many requests wait already";
     QueueTimeout "queue-timeout" SERVICE_UNAVAILABLE "No instance became free in time";
     OverBudget "over-budget" SERVICE_UNAVAILABLE "There is not enough memory left";
     Draining "draining" SERVICE_UNAVAILABLE "The server is shutting down";
@@ -167,7 +167,7 @@ impl ApiError {
         }
     }
 
-    fn retry_after(mut self, wait: Duration) -> Self {
+    pub(crate) fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
         self
     }
@@ -241,13 +241,18 @@ impl From<Error> for ApiError {
             Error::QueueFull { retry_after, .. } => {
                 Self::new(ErrorCode::QueueFull, detail).retry_after(retry_after)
             }
-            Error::QueueTimeout { .. } => {
-                Self::new(ErrorCode::QueueTimeout, detail).retry_after(Duration::from_secs(1))
+            Error::DeploysFull { retry_after, .. } => {
+                Self::new(ErrorCode::QueueFull, detail).retry_after(retry_after)
             }
-            Error::OverBudget { retry_after, .. } => {
+            Error::QueueTimeout { retry_after, .. } => {
+                Self::new(ErrorCode::QueueTimeout, detail).retry_after(retry_after)
+            }
+            Error::OverBudget { retry_after, .. } | Error::LowMemory { retry_after, .. } => {
                 Self::new(ErrorCode::OverBudget, detail).retry_after(retry_after)
             }
-            Error::Draining => Self::new(ErrorCode::Draining, detail),
+            Error::Draining => {
+                Self::new(ErrorCode::Draining, detail).retry_after(Duration::from_secs(1))
+            }
             Error::HasLayers { .. } => Self::new(ErrorCode::HasLayers, detail),
             Error::Host { .. } | Error::OtherAbi { .. } => Self::new(ErrorCode::HostCannot, detail),
             Error::Store(_) => Self::private_error(ErrorCode::StoreFailed, &error),
@@ -361,6 +366,7 @@ mod tests {
                 Error::QueueTimeout {
                     name: name(),
                     waited: second,
+                    retry_after: second,
                 },
                 "queue-timeout",
             ),

@@ -17,14 +17,18 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use rustix::net::sockopt::set_tcp_user_timeout;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
+use crate::connection::{Served, Socket};
+use crate::seats::{Seat, Seats};
 use crate::{App, Limits, router};
 
 /// How long to wait after `accept` failed; it fails for want of descriptors or memory, which need
 /// time to come back.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How much of what a client sends ahead is read before its turn, and so the longest head: above what
+/// an invocation may have, so that a head that is a little too long is refused with a document.
+const READ_AHEAD_BYTES: usize = 128 << 10;
 /// How long invocations and boots that nobody waits for any more may still take at the end.
 const LAST_GRACE: Duration = Duration::from_secs(1);
 
@@ -42,11 +46,14 @@ pub async fn serve(
     let address = listener.local_addr()?;
     tracing::debug!(%address, "listening");
     let server = Server {
-        listener,
-        router: router(app.clone()),
+        routes: TowerToHyperService::new(router(app.clone())),
         builder: connection_builder(app.limits()),
         write_timeout: app.limits().write_timeout,
-        room: Arc::new(Semaphore::new(app.limits().connections)),
+    };
+    let mut door = Door {
+        listener,
+        seats: Seats::new(app.limits().connections),
+        arrived: None,
     };
 
     let graceful = GracefulShutdown::new();
@@ -55,7 +62,7 @@ pub async fn serve(
     loop {
         tokio::select! {
             () = &mut shutdown => break,
-            accepted = server.accept() => {
+            accepted = door.next() => {
                 server.start(accepted, Some(&graceful), &mut connections);
             }
             Some(_) = connections.join_next() => {}
@@ -74,35 +81,45 @@ pub async fn serve(
                 tracing::warn!("the grace period is over; closing connections that still run");
                 break;
             }
-            accepted = server.accept() => server.start(accepted, None, &mut connections),
+            accepted = door.next() => server.start(accepted, None, &mut connections),
             Some(_) = connections.join_next() => {}
         }
     }
-    drop(server);
+    drop(door);
     connections.shutdown().await;
     app.pool().drain(LAST_GRACE).await;
     tracing::debug!("stopped");
     Ok(())
 }
 
-struct Server {
+/// Where connections come in.
+struct Door {
     listener: TcpListener,
-    router: Router,
-    builder: http1::Builder,
-    write_timeout: Duration,
-    room: Arc<Semaphore>,
+    seats: Seats,
+    /// One that has come and has no seat yet.
+    arrived: Option<TcpStream>,
 }
 
-type Accepted = (TcpStream, Option<OwnedSemaphorePermit>);
+type Accepted = (TcpStream, Arc<Seat>);
 
-impl Server {
-    /// The next connection, once there is room for one.
-    async fn accept(&self) -> Accepted {
-        // The semaphore is never closed, so there is always a permit in the end.
-        let permit = Arc::clone(&self.room).acquire_owned().await.ok();
+impl Door {
+    /// The next connection, once there is a seat for it. Nothing is lost where this is dropped.
+    async fn next(&mut self) -> Accepted {
+        loop {
+            if self.arrived.is_none() {
+                self.arrived = Some(self.accept().await);
+            }
+            let seat = self.seats.take().await;
+            if let Some(stream) = self.arrived.take() {
+                return (stream, seat);
+            }
+        }
+    }
+
+    async fn accept(&self) -> TcpStream {
         loop {
             match self.listener.accept().await {
-                Ok((stream, _)) => return (stream, permit),
+                Ok((stream, _)) => return stream,
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -110,10 +127,18 @@ impl Server {
             }
         }
     }
+}
 
+struct Server {
+    routes: TowerToHyperService<Router>,
+    builder: http1::Builder,
+    write_timeout: Duration,
+}
+
+impl Server {
     fn start(
         &self,
-        (stream, permit): Accepted,
+        (stream, seat): Accepted,
         graceful: Option<&GracefulShutdown>,
         connections: &mut JoinSet<()>,
     ) {
@@ -122,18 +147,39 @@ impl Server {
         let patience_ms = u32::try_from(self.write_timeout.as_millis()).unwrap_or(u32::MAX);
         let _ = set_tcp_user_timeout(&stream, patience_ms);
 
-        let service = TowerToHyperService::new(self.router.clone());
-        let connection = self.builder.serve_connection(TokioIo::new(stream), service);
+        let service = Served {
+            routes: self.routes.clone(),
+            seat: Arc::clone(&seat),
+        };
+        let socket = Socket::new(stream, Arc::clone(&seat), self.write_timeout);
+        let connection = self.builder.serve_connection(TokioIo::new(socket), service);
         let watcher = graceful.map(GracefulShutdown::watcher);
         connections.spawn(async move {
-            let result = match watcher {
-                Some(watcher) => watcher.watch(connection).await,
-                None => connection.await,
+            let connection = async {
+                match watcher {
+                    Some(watcher) => watcher.watch(connection).await,
+                    None => connection.await,
+                }
             };
-            if let Err(error) = result {
-                tracing::debug!(%error, "a connection ended early");
+            tokio::pin!(connection);
+            loop {
+                tokio::select! {
+                    // First what the client has sent, then whether it may be let go.
+                    biased;
+                    result = &mut connection => {
+                        if let Err(error) = result {
+                            tracing::debug!(%error, "a connection ended early");
+                        }
+                        break;
+                    }
+                    () = seat.asked_to_leave() => {
+                        if seat.may_leave() {
+                            tracing::debug!("a silent connection made room for another");
+                            break;
+                        }
+                    }
+                }
             }
-            drop(permit);
         });
     }
 }
@@ -142,6 +188,7 @@ fn connection_builder(limits: &Limits) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
+        .max_buf_size(READ_AHEAD_BYTES)
         .header_read_timeout(limits.header_timeout);
     builder
 }

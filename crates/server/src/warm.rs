@@ -27,7 +27,14 @@ pub(crate) async fn warm(
 ) -> Result<(StatusCode, HeaderMap, Json<Warmed>), ApiError> {
     let (parts, body) = request.into_parts();
     let limits = app.limits();
-    let body = body::read(&parts.headers, body, limits.body_bytes, limits.body_timeout).await?;
+    let body = body::read(
+        &parts.headers,
+        body,
+        limits.body_bytes,
+        limits.body_timeout,
+        app.buffers(),
+    )
+    .await?;
     let Name(name) = name?;
     let Query(options) =
         Query::<Vec<(String, String)>>::try_from_uri(&parts.uri).map_err(|rejection| {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use dormouse_server::{Limits, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::OwnedReadHalf;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -155,22 +156,194 @@ async fn a_client_that_sends_too_much_gets_to_read_why() {
     assert!(reply.contains("too-large"), "{reply}");
 }
 
-#[tokio::test]
-async fn connections_over_the_limit_wait_for_room() {
+const LIVEZ: &[u8] = b"GET /livez HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+
+/// Asks and waits for the whole reply.
+async fn ask(server: &Server, request: &[u8]) -> String {
+    let mut client = server.connect().await;
+    client.write_all(request).await.unwrap();
+    rest(client).await
+}
+
+/// How many requests are sent ahead by a client that takes no answer: far more of it than the kernel
+/// keeps.
+const AHEAD: usize = 20_000;
+const AHEAD_REQUEST: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n";
+
+/// A client that has sent many requests and has taken no answer.
+async fn takes_nothing(server: &Server) -> (OwnedReadHalf, JoinHandle<()>) {
+    let (reading, mut writing) = server.connect().await.into_split();
+    let sending = tokio::spawn(async move {
+        // It fails where the server has had enough.
+        let _ = writing.write_all(&AHEAD_REQUEST.repeat(AHEAD)).await;
+        std::future::pending::<()>().await;
+    });
+    (reading, sending)
+}
+
+/// How many times `/metrics` was answered.
+async fn metrics_answered(server: &Server) -> usize {
+    let request = b"GET /metrics HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+    let reply = ask(server, request).await;
+    let row = reply.lines().find_map(|line| {
+        line.strip_prefix("dormouse_replies_total{route=\"/metrics\",status=\"200\"} ")
+    });
+    row.map_or(0, |count| count.trim().parse().unwrap())
+}
+
+/// The same, once it no longer grows but by the question itself.
+async fn metrics_answered_at_last(server: &Server) -> usize {
+    let mut before = metrics_answered(server).await;
+    loop {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let now = metrics_answered(server).await;
+        if now == before + 1 {
+            return now;
+        }
+        before = now;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_do_not_pile_up_for_a_client_that_takes_none() {
+    let server = Server::start(Limits::default()).await;
+    let (mut reading, sending) = takes_nothing(&server).await;
+    let answered = metrics_answered_at_last(&server).await;
+    assert!(answered > 1, "none of it was answered");
+    assert!(answered < AHEAD / 2, "{answered} answers are kept for it");
+    // It is served on as soon as it takes them.
+    let mut some = vec![0; 8 << 20];
+    reading.read_exact(&mut some).await.unwrap();
+    assert!(metrics_answered_at_last(&server).await > answered + 10);
+    sending.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_take_an_answer_in_time_is_let_go() {
+    let server = Server::start(Limits {
+        write_timeout: Duration::from_millis(200),
+        ..Limits::default()
+    })
+    .await;
+    for dribbles in [false, true] {
+        let (mut reading, sending) = takes_nothing(&server).await;
+        let mut taken = 0;
+        let mut some = [0; 64];
+        for _ in 0..40 {
+            tokio::time::sleep(Duration::from_millis(25)).await;
+            if dribbles {
+                // It fails once the server has closed the connection.
+                taken += reading.read(&mut some).await.unwrap_or(0);
+            }
+        }
+        let mut left = Vec::new();
+        let end = tokio::time::timeout(Duration::from_secs(10), reading.read_to_end(&mut left));
+        let _ = end.await.expect("the connection ends");
+        let answers = (taken + left.len()) / 1000;
+        assert!(answers < AHEAD, "all was answered");
+        sending.abort();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_over_the_limit_wait_for_those_that_are_served() {
     let server = Server::start(Limits {
         connections: 1,
         ..Limits::default()
     })
     .await;
-    let first = server.connect().await;
+    let (first, sending) = takes_nothing(&server).await;
+    // Until its answers fill the kernel's buffers, so that it is never silent.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
     let mut second = server.connect().await;
-    let request = b"GET /livez HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
-    second.write_all(request).await.unwrap();
+    second.write_all(LIVEZ).await.unwrap();
     let mut byte = [0; 1];
     let early = tokio::time::timeout(Duration::from_millis(200), second.read(&mut byte)).await;
     assert!(early.is_err(), "the second connection had to wait");
+    sending.abort();
+    let _ = sending.await;
     drop(first);
-    assert!(rest(second).await.starts_with("HTTP/1.1 200 "));
+    assert!(rest(second).await.contains("alive"));
+}
+
+#[tokio::test]
+async fn a_silent_connection_makes_room_for_the_next() {
+    let server = Server::start(Limits {
+        connections: 1,
+        ..Limits::default()
+    })
+    .await;
+    for begun in [b"".as_slice(), b"GET /livez HT", HALF] {
+        let mut silent = server.connect().await;
+        silent.write_all(begun).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(ask(&server, LIVEZ).await.starts_with("HTTP/1.1 200 "));
+        assert_eq!(rest(silent).await, "", "{begun:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_of_slow_clients_keeps_nobody_out() {
+    let server = Server::start(Limits {
+        connections: 32,
+        ..Limits::default()
+    })
+    .await;
+    let mut crowd = Vec::new();
+    for round in 0..20 {
+        for number in 0..16 {
+            let mut slow = server.connect().await;
+            let begun = if number % 2 == 0 {
+                HALF
+            } else {
+                b"GET /livez HT"
+            };
+            slow.write_all(begun).await.unwrap();
+            crowd.push(slow);
+        }
+        // They go on, each a byte at a time; those that were let go cannot.
+        for slow in &mut crowd {
+            let _ = slow.try_write(b"x");
+        }
+        let reply = ask(&server, LIVEZ).await;
+        assert!(reply.starts_with("HTTP/1.1 200 "), "{round}: {reply}");
+    }
+}
+
+#[tokio::test]
+async fn bodies_hold_no_more_memory_together_than_they_may() {
+    const BYTES: usize = 128 << 10;
+    let server = Server::start(Limits {
+        image_bytes: BYTES,
+        body_bytes: BYTES,
+        buffer_bytes: BYTES,
+        ..Limits::default()
+    })
+    .await;
+    let head = format!(
+        "PUT /v1/functions/f HTTP/1.1\r\nHost: h\r\nContent-Length: {BYTES}\r\n\
+         Connection: close\r\n\r\n"
+    );
+    let mut slow = server.connect().await;
+    slow.write_all(head.as_bytes()).await.unwrap();
+    slow.write_all(&[0; BYTES / 2]).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+
+    let whole = [head.as_bytes(), &[0; BYTES]].concat();
+    let reply = ask(&server, &whole).await;
+    assert!(reply.starts_with("HTTP/1.1 503 "), "{reply}");
+    assert!(reply.contains("over-budget"), "{reply}");
+    assert!(reply.to_lowercase().contains("retry-after: 1"), "{reply}");
+
+    drop(slow);
+    let begin = Instant::now();
+    loop {
+        let reply = ask(&server, &whole).await;
+        if reply.contains("bad-image") {
+            break;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(10), "{reply}");
+    }
 }
 
 #[tokio::test]
