@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use dormouse_pool::PoolConfig;
-use dormouse_tests::{Client, Reply, Server, Setup, eventually};
+use dormouse_tests::{Client, Reply, Server, Setup, eventually, image};
 
 fn with_pool(pool: PoolConfig) -> Option<Server> {
     Server::with(Setup {
@@ -115,6 +115,129 @@ fn who_waits_too_long_is_refused() {
     });
     assert_eq!(server.stats().waiting, 0);
     sleeps(server.client(), "whoami", 0);
+}
+
+#[test]
+fn while_the_host_has_no_memory_to_spare_nothing_starts() {
+    let Some(server) = with_pool(PoolConfig {
+        // No host has as much.
+        memory_floor_bytes: u64::MAX,
+        queue_timeout: Duration::from_millis(100),
+        ..PoolConfig::default()
+    }) else {
+        return;
+    };
+    let refused = server.client().put("whoami", "", &image("whoami"));
+    let problem = refused.problem();
+    assert_eq!(problem.kind(), (503, "over-budget"));
+    assert!(problem.detail.contains("--memory-floor"), "{problem:?}");
+    says_when_to_come_back(&refused);
+    let _ = server.client().get("/readyz").ok();
+}
+
+#[test]
+fn only_so_many_deployments_at_a_time() {
+    let Some(server) = with_pool(PoolConfig {
+        max_deploys: 1,
+        ..PoolConfig::default()
+    }) else {
+        return;
+    };
+    let image = image("whoami");
+    thread::scope(|scope| {
+        let deploys: Vec<_> = (0..6)
+            .map(|number| {
+                let image = &image;
+                let name = format!("f{number}");
+                let client = server.new_client();
+                scope.spawn(move || client.put(&name, "", image))
+            })
+            .collect();
+        let mut replies: Vec<_> = deploys
+            .into_iter()
+            .map(|deploy| deploy.join().expect("a reply"))
+            .collect();
+        replies.sort_by_key(|reply| reply.status);
+        assert_eq!(replies.remove(0).status, 201);
+        let refused: Vec<_> = replies.iter().filter(|r| r.status != 201).collect();
+        assert!(!refused.is_empty(), "all were deployed at once");
+        for reply in refused {
+            assert_eq!(reply.problem().kind(), (429, "queue-full"));
+            says_when_to_come_back(reply);
+        }
+    });
+    server.deploy("whoami");
+}
+
+/// How long the request waited until an instance was in hand, in milliseconds.
+fn queued_ms(reply: &Reply) -> f64 {
+    let timing = reply.header("server-timing");
+    let queue = timing
+        .split(", ")
+        .find_map(|metric| metric.strip_prefix("queue;dur="));
+    queue.and_then(|ms| ms.parse().ok()).expect("a duration")
+}
+
+fn median_ms(mut ms: Vec<f64>) -> f64 {
+    ms.sort_by(f64::total_cmp);
+    ms[ms.len() / 2]
+}
+
+/// One function floods the pool; another, which asks for one thing at a time, waits for no longer than
+/// it takes until a place is free. Before and after, the flood has all places to itself.
+#[test]
+fn a_flood_of_one_function_does_not_keep_others_waiting() {
+    const FLOOD: usize = 200;
+    const PLACES: usize = 4;
+    const OTHERS: usize = 10;
+    let Some(server) = with_pool(PoolConfig {
+        max_concurrency: PLACES,
+        queue_timeout: Duration::from_secs(100),
+        ..PoolConfig::default()
+    }) else {
+        return;
+    };
+    server.deploy_as("flood", "whoami", "?concurrency=64");
+    server.deploy("whoami");
+    for function in ["flood", "whoami"] {
+        sleeps(server.client(), function, 0);
+    }
+    let wait = |function: &str, ms: u64| {
+        let reply = server.client().invoke(function, &format!("/?sleep_ms={ms}"));
+        queued_ms(&reply.ok())
+    };
+    let begun = Instant::now();
+    let (flood, others) = thread::scope(|scope| {
+        let flood: Vec<_> = (0..FLOOD)
+            .map(|_| scope.spawn(|| wait("flood", 100)))
+            .collect();
+        eventually("the flood has all places and waits", || {
+            let stats = server.stats();
+            stats.running == PLACES as u64 && stats.waiting as usize > FLOOD / 2
+        });
+        let others: Vec<_> = (0..OTHERS).map(|_| wait("whoami", 0)).collect();
+        assert!(
+            server.stats().waiting as usize > FLOOD / 4,
+            "the flood was over before the others were served"
+        );
+        let flood: Vec<_> = flood
+            .into_iter()
+            .map(|request| request.join().expect("every request is answered"))
+            .collect();
+        (flood, others)
+    });
+    // As the flood sees it: so long a place is taken, with all that comes after an answer.
+    let service_ms = begun.elapsed().as_secs_f64() * 1e3 * PLACES as f64 / FLOOD as f64;
+    let (flood_ms, others_ms) = (median_ms(flood), median_ms(others));
+    println!("a place is taken for {service_ms:.0} ms; waits: {flood_ms:.0} ms in the flood, {others_ms:.0} ms beside it");
+    assert!(
+        others_ms < 3.0 * service_ms,
+        "{others_ms} ms for the others, {service_ms} ms for each of the flood"
+    );
+    assert!(
+        flood_ms > 5.0 * service_ms,
+        "the flood waited for {flood_ms} ms only, which was none"
+    );
 }
 
 /// Sends a request and goes away without waiting for the reply, as soon as `when` holds.
