@@ -203,7 +203,9 @@ fn a_flood_of_one_function_does_not_keep_others_waiting() {
         sleeps(server.client(), function, 0);
     }
     let wait = |function: &str, ms: u64| {
-        let reply = server.client().invoke(function, &format!("/?sleep_ms={ms}"));
+        let reply = server
+            .client()
+            .invoke(function, &format!("/?sleep_ms={ms}"));
         queued_ms(&reply.ok())
     };
     let begun = Instant::now();
@@ -229,7 +231,9 @@ fn a_flood_of_one_function_does_not_keep_others_waiting() {
     // As the flood sees it: so long a place is taken, with all that comes after an answer.
     let service_ms = begun.elapsed().as_secs_f64() * 1e3 * PLACES as f64 / FLOOD as f64;
     let (flood_ms, others_ms) = (median_ms(flood), median_ms(others));
-    println!("a place is taken for {service_ms:.0} ms; waits: {flood_ms:.0} ms in the flood, {others_ms:.0} ms beside it");
+    println!(
+        "a place is taken for {service_ms:.0} ms; waits: {flood_ms:.0} ms in the flood, {others_ms:.0} ms beside it"
+    );
     assert!(
         others_ms < 3.0 * service_ms,
         "{others_ms} ms for the others, {service_ms} ms for each of the flood"
