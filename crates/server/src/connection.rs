@@ -1,5 +1,6 @@
-//! One connection on its seat: what it reads is heard, what it writes must be taken in time, and its
-//! requests are served one after the other.
+//! One connection on its seat: what it reads is heard, and what it writes must be taken in time. Its
+//! requests are served one after the other, as hyper does it: none before the answers to those before
+//! it were taken.
 
 use std::convert::Infallible;
 use std::io::{self, IoSlice};
@@ -124,8 +125,6 @@ impl Service<Request<Incoming>> for Served {
         let Self { routes, seat } = self.clone();
         seat.has_spoken();
         Box::pin(async move {
-            // Answers would pile up here for a client that sends requests and takes none.
-            seat.all_written().await;
             let heard = Arc::clone(&seat);
             let request = request.map(|body| Heard { body, seat: heard });
             let response = routes.call(request).await;

@@ -36,7 +36,6 @@ pub(crate) struct Seat {
     key: Mutex<Option<u64>>,
     leave: Arc<Notify>,
     is_writing: AtomicBool,
-    written: Notify,
     _room: OwnedSemaphorePermit,
 }
 
@@ -77,7 +76,6 @@ impl Seats {
             key: Mutex::default(),
             leave: Arc::default(),
             is_writing: AtomicBool::new(false),
-            written: Notify::new(),
             _room: room,
         };
         seat.is_silent();
@@ -117,21 +115,7 @@ impl Seat {
 
     /// Whether bytes of an answer wait for the client to take them.
     pub(crate) fn set_writing(&self, is_writing: bool) {
-        let was_writing = self.is_writing.swap(is_writing, Ordering::AcqRel);
-        if was_writing && !is_writing {
-            self.written.notify_waiters();
-        }
-    }
-
-    /// Waits until the client has taken what it was answered so far.
-    pub(crate) async fn all_written(&self) {
-        loop {
-            let told = self.written.notified();
-            if !self.is_writing.load(Ordering::Acquire) {
-                return;
-            }
-            told.await;
-        }
+        self.is_writing.store(is_writing, Ordering::Release);
     }
 }
 
