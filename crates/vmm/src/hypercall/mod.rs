@@ -2,9 +2,10 @@
 //!
 //! [`v1`] and [`v2`] decode the two interfaces of Hermit; both end in the operations of [`GuestIo`].
 //! All addresses, lengths and descriptors come from the guest and are checked; a call that cannot
-//! be decoded ends the guest.
+//! be decoded ends the guest. What is read of its memory is read once: see [`guest`].
 
 mod files;
+mod guest;
 mod v1;
 mod v2;
 
@@ -17,9 +18,9 @@ use crate::console::{ExceptionWatch, GuestOutput, Stream};
 use crate::error::Error;
 use crate::image::Interface;
 use crate::kick;
-use crate::paging;
 use crate::ram::GuestRam;
 use files::FileServer;
+use guest::{Buffer, COPY_BYTES, Guest};
 
 /// Errors that guests are told, as Hermit numbers them (the crate hermit-abi, `errno`).
 pub(crate) mod errno {
@@ -68,12 +69,8 @@ pub(crate) struct Call {
     pub(crate) cr3: u64,
 }
 
-/// The longest path that a guest may name, with its end.
-const MAX_PATH_BYTES: usize = 4096;
 /// The most that one call may write. No deadline ends a call, so each must be short.
 const MAX_WRITE_BYTES: u64 = 16 << 20;
-/// How much of a buffer is copied at a time.
-const COPY_BYTES: usize = 64 * 1024;
 
 /// The host's side of one guest.
 pub(crate) struct GuestIo {
@@ -84,39 +81,6 @@ pub(crate) struct GuestIo {
     args: Vec<String>,
     env: Vec<(String, String)>,
     pub(crate) watch: ExceptionWatch,
-}
-
-/// A guest buffer, by physical or virtual address as the interface has it.
-#[derive(Clone, Copy)]
-enum Buffer {
-    Physical(u64),
-    Virtual { cr3: u64, address: u64 },
-}
-
-impl Buffer {
-    fn address(self) -> u64 {
-        match self {
-            Self::Physical(address) | Self::Virtual { address, .. } => address,
-        }
-    }
-
-    fn read(self, ram: &GuestRam, offset: u64, bytes: &mut [u8]) -> Result<(), Error> {
-        match self {
-            Self::Physical(address) => ram.read(address.wrapping_add(offset), bytes),
-            Self::Virtual { cr3, address } => {
-                paging::read_virtual(ram, cr3, address.wrapping_add(offset), bytes)
-            }
-        }
-    }
-
-    fn write(self, ram: &GuestRam, offset: u64, bytes: &[u8]) -> Result<(), Error> {
-        match self {
-            Self::Physical(address) => ram.write(address.wrapping_add(offset), bytes),
-            Self::Virtual { cr3, address } => {
-                paging::write_virtual(ram, cr3, address.wrapping_add(offset), bytes)
-            }
-        }
-    }
 }
 
 impl GuestIo {
@@ -147,9 +111,10 @@ impl GuestIo {
 
     /// Serves a call, or says that the port is none of the guest's interface.
     pub(crate) fn call(&mut self, ram: &GuestRam, call: Call) -> Option<Answer> {
+        let guest = Guest::new(ram, call.cr3);
         match self.interface {
-            Interface::V1 => v1::call(self, ram, call),
-            Interface::V2 => v2::call(self, ram, call),
+            Interface::V1 => v1::call(self, guest, call),
+            Interface::V2 => v2::call(self, guest, call),
         }
     }
 
@@ -160,58 +125,32 @@ impl GuestIo {
     }
 
     /// Copies `len` bytes out of a guest buffer to the console or to a file descriptor.
-    fn write_out(
-        &mut self,
-        ram: &GuestRam,
-        stream: Stream,
-        buffer: Buffer,
-        len: u64,
-    ) -> Result<(), Error> {
+    fn write_out(&mut self, stream: Stream, buffer: Buffer<'_>, len: u64) -> Result<(), Error> {
         if len > MAX_WRITE_BYTES {
             return Err(Error::OutOfBounds {
                 address: buffer.address(),
                 length_bytes: len,
             });
         }
-        let mut bytes = vec![0; COPY_BYTES.min(len as usize)];
-        let mut done = 0;
-        while done < len {
-            let part = &mut bytes[..COPY_BYTES.min((len - done) as usize)];
-            buffer.read(ram, done, part)?;
-            match stream {
-                Stream::Kernel => self.serial(part),
-                stream => self.output.write(stream, part),
-            }
-            done += part.len() as u64;
-        }
-        Ok(())
+        buffer.copy_out(len, |piece| match stream {
+            Stream::Kernel => self.serial(piece),
+            stream => self.output.write(stream, piece),
+        })
     }
 
     /// `write`: only standard output and standard error can be written to.
-    fn write(
-        &mut self,
-        ram: &GuestRam,
-        fd: i32,
-        buffer: Buffer,
-        len: u64,
-    ) -> Result<i64, BadHypercall> {
+    fn write(&mut self, fd: i32, buffer: Buffer<'_>, len: u64) -> Result<i64, BadHypercall> {
         let stream = match fd {
             1 => Stream::Stdout,
             2 => Stream::Stderr,
             _ => return Ok(-i64::from(errno::EBADF)),
         };
-        self.write_out(ram, stream, buffer, len)?;
+        self.write_out(stream, buffer, len)?;
         Ok(i64::try_from(len).unwrap_or(i64::MAX))
     }
 
     /// `read`: from an open file, or from standard input where the guest may.
-    fn read(
-        &mut self,
-        ram: &GuestRam,
-        fd: i32,
-        buffer: Buffer,
-        len: u64,
-    ) -> Result<i64, BadHypercall> {
+    fn read(&mut self, fd: i32, buffer: Buffer<'_>, len: u64) -> Result<i64, BadHypercall> {
         let mut bytes = vec![0; COPY_BYTES.min(usize::try_from(len).unwrap_or(COPY_BYTES))];
         let result = if fd == 0 {
             if self.stdin {
@@ -228,7 +167,7 @@ impl GuestIo {
         };
         match result {
             Ok(count) => {
-                buffer.write(ram, 0, &bytes[..count])?;
+                buffer.fill(&bytes[..count])?;
                 Ok(count as i64)
             }
             Err(error) => Ok(-i64::from(files::guest_errno(&error))),
@@ -240,25 +179,11 @@ impl GuestIo {
         fd != 0 || !self.stdin || kick::wait_for_input(std::io::stdin().as_fd())
     }
 
-    /// The path at a guest-physical address, up to its NUL.
-    fn path(&self, ram: &GuestRam, address: u64) -> Result<Option<Vec<u8>>, BadHypercall> {
-        let mut path = Vec::new();
-        while path.len() < MAX_PATH_BYTES {
-            let mut byte = [0];
-            ram.read(address.wrapping_add(path.len() as u64), &mut byte)?;
-            if byte == [0] {
-                return Ok(Some(path));
-            }
-            path.push(byte[0]);
-        }
-        Ok(None)
-    }
-
-    fn open(&mut self, ram: &GuestRam, name: u64, flags: i32) -> Result<i32, BadHypercall> {
-        Ok(match self.path(ram, name)? {
-            Some(path) => self.files.open(&path, flags).unwrap_or_else(|errno| -errno),
+    fn open(&mut self, path: Option<&[u8]>, flags: i32) -> i32 {
+        match path {
+            Some(path) => self.files.open(path, flags).unwrap_or_else(|errno| -errno),
             None => -errno::ENAMETOOLONG,
-        })
+        }
     }
 }
 
