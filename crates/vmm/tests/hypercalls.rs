@@ -5,6 +5,7 @@ mod support;
 
 use dormouse_vmm::{CrashKind, Interface, MachineConfig, Stop, Stream};
 use support::puppet::Puppet;
+use support::torment::{Rival, Target};
 use support::{MIB, assert_crash, kvm_or_skip, machine};
 
 /// Ports of interface v1.
@@ -398,5 +399,42 @@ fn calls_that_do_not_exist_here_are_named() {
         stop,
         CrashKind::Hypercall,
         &["SharedMemOpen is not supported"],
+    );
+}
+
+/// The length is fine or absurd, and changes all the time: the call must do what one of the two says,
+/// not check the one and use the other.
+#[test]
+fn a_length_that_changes_is_taken_at_one_word() {
+    kvm_or_skip!();
+    let rival = Rival::new();
+    let (mut served, mut refused) = (0, 0);
+    for round in 0..400 {
+        let mut guest = Puppet::v2();
+        let text = guest.put(b"right");
+        let call = guest.put(&v2_transfer(1, text, 5));
+        rival.aim(Some(Target {
+            ram: guest.vm.shell().ram().clone(),
+            words: vec![(call, 5, u64::MAX)],
+        }));
+        let stop = guest.out(v2::WRITE, 0, call);
+        rival.aim(None);
+        match stop {
+            None => {
+                assert_eq!(guest.output.stdout(), "right", "round {round}");
+                assert_eq!(guest.get_i64(call + V2_RESULT), 5, "round {round}");
+                served += 1;
+            }
+            Some(stop) => {
+                let refusal = "18446744073709551615 bytes";
+                assert_crash(stop, CrashKind::Hypercall, &[refusal]);
+                assert_eq!(guest.output.stdout(), "", "round {round}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(
+        served > 0 && refused > 0,
+        "{served} served, {refused} refused"
     );
 }

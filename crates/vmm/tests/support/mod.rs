@@ -11,6 +11,7 @@ pub(crate) mod elf;
 pub(crate) mod function;
 pub(crate) mod puppet;
 pub(crate) mod random;
+pub(crate) mod torment;
 pub(crate) mod worker;
 
 use std::path::PathBuf;

@@ -10,15 +10,15 @@ use std::time::Instant;
 use dormouse_abi::EXCHANGE_PORT;
 use dormouse_vmm::{GuestImage, Interface, MachineConfig, Stop, Vm};
 use iced_x86::code_asm::{
-    al, ax, cr3, dword_ptr, dx, eax, ecx, edx, ptr, qword_ptr, r12, rax, rbx, rcx, rdi, rdx,
+    al, ax, cr3, dword_ptr, dx, eax, ecx, edx, ptr, qword_ptr, r12, rax, rbx, rcx, rdi, rdx, rsi,
 };
 
 use super::elf::{Elf, assemble};
 use super::{Captured, boot, far, machine};
 
 /// What a puppet can do; the number is the command block's first word.
-#[derive(Clone, Copy)]
-enum Action {
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Action {
     /// `out port, eax` with this value and RDI.
     Out = 0,
     In8 = 1,
@@ -30,6 +30,12 @@ enum Action {
     ReadMsr = 7,
     WriteMsr = 8,
     LoadCr3 = 9,
+    Out8 = 10,
+    Out16 = 11,
+    /// `rep outsd` of as many words as the value says, from RDI.
+    OutString = 12,
+    /// `rep insd` of as many words as the value says, to RDI.
+    InString = 13,
 }
 
 const WORDS: u64 = 5;
@@ -38,7 +44,7 @@ fn code() -> Vec<u8> {
     assemble(|a| {
         let mut block = a.create_label();
         let mut next = a.create_label();
-        let mut actions: [_; 9] = std::array::from_fn(|_| a.create_label());
+        let mut actions: [_; 13] = std::array::from_fn(|_| a.create_label());
 
         a.set_label(&mut next)?;
         a.lea(rbx, ptr(block))?;
@@ -70,6 +76,10 @@ fn code() -> Vec<u8> {
             read_msr,
             write_msr,
             load_cr3,
+            out8,
+            out16,
+            out_string,
+            in_string,
         ] = &mut actions;
         let mut keep = a.create_label();
         a.set_label(in8)?;
@@ -105,6 +115,25 @@ fn code() -> Vec<u8> {
         a.jmp(next)?;
         a.set_label(load_cr3)?;
         a.mov(cr3, rax)?;
+        a.jmp(next)?;
+        a.set_label(out8)?;
+        a.mov(edx, ecx)?;
+        a.out(dx, al)?;
+        a.jmp(next)?;
+        a.set_label(out16)?;
+        a.mov(edx, ecx)?;
+        a.out(dx, ax)?;
+        a.jmp(next)?;
+        a.set_label(out_string)?;
+        a.mov(edx, ecx)?;
+        a.mov(rcx, rax)?;
+        a.mov(rsi, rdi)?;
+        a.rep().outsd()?;
+        a.jmp(next)?;
+        a.set_label(in_string)?;
+        a.mov(edx, ecx)?;
+        a.mov(rcx, rax)?;
+        a.rep().insd()?;
         a.jmp(next)?;
 
         a.set_label(&mut keep)?;
