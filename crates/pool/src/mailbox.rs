@@ -1,7 +1,8 @@
 //! Messages into and out of a guest's mailbox (see [`dormouse_abi`]).
 //!
-//! The guest's side is hostile: the header is copied once and checked, every length is bounded
-//! before it is used, and addresses are translated through the guest's own tables.
+//! The guest's side is hostile: its page is copied once ([`Page`]), what it says is checked in that
+//! copy ([`Said`]), every length is bounded before it is used, and addresses are translated through
+//! the guest's own tables. What a message names elsewhere is copied out once as well ([`Span`]).
 
 use bytes::Bytes;
 use dormouse_abi::{
@@ -224,57 +225,107 @@ impl MailboxState {
     }
 }
 
+/// A mailbox page as it was when it was copied out of the guest, whatever the guest does to it since.
+struct Page {
+    address: u64,
+    bytes: [u8; MAILBOX_BYTES],
+}
+
+/// What the header of a [`Page`] says, within the limits of the ABI.
+struct Said {
+    kind: Kind,
+    status: u16,
+    request_buffer: u64,
+    head: Span,
+    body: Span,
+    handler_tsc: u64,
+}
+
+/// Memory that a guest names, of a length that is allowed. Taking it uses it up.
+struct Span {
+    what: &'static str,
+    address: u64,
+    length_bytes: usize,
+}
+
+impl Page {
+    fn fetch(vm: &Vm, address: u64) -> Result<Self, Failure> {
+        if !address.is_multiple_of(MAILBOX_BYTES as u64) {
+            return Err(bad(format!(
+                "its mailbox at {address:#x} is not page aligned"
+            )));
+        }
+        let mut bytes = [0; MAILBOX_BYTES];
+        vm.read_virtual(address, &mut bytes)
+            .map_err(|e| bad(format!("its mailbox: {e}")))?;
+        Ok(Self { address, bytes })
+    }
+
+    fn check(&self) -> Result<Said, Failure> {
+        let header = self.bytes.first_chunk().map(Header::decode);
+        let header = header.unwrap_or_default();
+        header
+            .check_registration()
+            .map_err(|e| bad(e.to_string()))?;
+        let kind = header.check_message().map_err(|e| bad(e.to_string()))?;
+        let span = |what, address, bytes: u64| {
+            let length_bytes = usize::try_from(bytes).map_err(|e| bad(e.to_string()))?;
+            Ok::<_, Failure>(Span {
+                what,
+                address,
+                length_bytes,
+            })
+        };
+        Ok(Said {
+            kind,
+            // Of answers only `check_message` says that it is a status.
+            status: u16::try_from(header.status).unwrap_or(0),
+            request_buffer: header.request_buffer_address,
+            head: span(
+                "headers",
+                header.answer_head_address,
+                header.answer_head_bytes,
+            )?,
+            body: span("body", header.answer_body_address, header.answer_body_bytes)?,
+            handler_tsc: header.handler_tsc,
+        })
+    }
+
+    /// What `span` names: from this copy where it is in it, else out of the guest.
+    fn take(&self, vm: &Vm, span: Span) -> Result<Bytes, Failure> {
+        let offset = usize::try_from(span.address.wrapping_sub(self.address)).ok();
+        let range = offset.and_then(|from| Some(from..from.checked_add(span.length_bytes)?));
+        if let Some(inline) = range.and_then(|range| self.bytes.get(range)) {
+            return Ok(Bytes::copy_from_slice(inline));
+        }
+        let mut bytes = vec![0; span.length_bytes];
+        vm.read_virtual(span.address, &mut bytes)
+            .map_err(|e| bad(format!("its {}: {e}", span.what)))?;
+        Ok(Bytes::from(bytes))
+    }
+}
+
 /// Reads what a guest says with the exchange that it just made with the mailbox at `address`.
 ///
 /// # Errors
 /// [`Failure::BadAnswer`] for anything that the ABI does not allow.
 pub(crate) fn take(vm: &Vm, address: u64) -> Result<Message, Failure> {
-    if !address.is_multiple_of(MAILBOX_BYTES as u64) {
-        return Err(bad(format!(
-            "its mailbox at {address:#x} is not page aligned"
-        )));
-    }
-    let mut page = [0; MAILBOX_BYTES];
-    vm.read_virtual(address, &mut page)
-        .map_err(|e| bad(format!("its mailbox: {e}")))?;
-    let header = page.first_chunk().map(Header::decode).unwrap_or_default();
-    header
-        .check_registration()
-        .map_err(|e| bad(e.to_string()))?;
-    let kind = header.check_message().map_err(|e| bad(e.to_string()))?;
-    if kind == Kind::Ready {
+    let page = Page::fetch(vm, address)?;
+    let said = page.check()?;
+    if said.kind == Kind::Ready {
         return Ok(Message::Ready(MailboxState {
             address,
-            request_buffer: header.request_buffer_address,
+            request_buffer: said.request_buffer,
         }));
     }
-    let fetch = |what: &str, at: u64, len: u64| {
-        // `check_message` bounded the length.
-        let len = len as usize;
-        let offset = at.wrapping_sub(address);
-        let inline = usize::try_from(offset)
-            .ok()
-            .and_then(|offset| page.get(offset..offset.checked_add(len)?));
-        if let Some(inline) = inline {
-            return Ok(Bytes::copy_from_slice(inline));
-        }
-        let mut bytes = vec![0; len];
-        vm.read_virtual(at, &mut bytes)
-            .map_err(|e| bad(format!("its {what}: {e}")))?;
-        Ok(Bytes::from(bytes))
-    };
-    let body = fetch("body", header.answer_body_address, header.answer_body_bytes)?;
+    let body = page.take(vm, said.body)?;
     let text = || String::from_utf8_lossy(&body[..body.len().min(MAX_MESSAGE_BYTES)]).into_owned();
-    match kind {
+    match said.kind {
         Kind::Ready | Kind::Answer => {}
         Kind::InitError => return Ok(Message::InitError(text())),
         Kind::Error => return Ok(Message::Error(text())),
     }
-    let head = fetch(
-        "headers",
-        header.answer_head_address,
-        header.answer_head_bytes,
-    )?;
+    let head = page.take(vm, said.head)?;
     let mut fields = HeadReader::new(&head);
     let mut headers = Vec::new();
     while let Some(name) = fields.next() {
@@ -286,14 +337,13 @@ pub(crate) fn take(vm: &Vm, address: u64) -> Result<Message, Failure> {
     if !fields.is_complete() {
         return Err(bad("its headers are cut off".to_owned()));
     }
-    let status = u16::try_from(header.status).map_err(|e| bad(e.to_string()))?;
     Ok(Message::Answer {
         answer: Answer {
-            status,
+            status: said.status,
             headers,
             body,
         },
-        handler_tsc: header.handler_tsc,
+        handler_tsc: said.handler_tsc,
     })
 }
 
