@@ -59,11 +59,16 @@ impl ColdStart {
 
         let in_hand = Instant::now();
         let limit = function.timeout();
-        mailbox.put(vm, &order.request, &envelope(limit)?)?;
+        let put = mailbox.put(vm, &order.request, &envelope(limit)?);
         let restore_us = elapsed_us(in_hand);
         let begun = Instant::now();
-        let stop = vm.run(begun + limit)?;
-        let (result, handler_tsc) = answer(vm, stop, limit);
+        let (result, handler_tsc) = match put {
+            Ok(()) => {
+                let stop = vm.run(begun + limit)?;
+                answer(vm, stop, limit)
+            }
+            Err(failure) => (Ok(Err(failure)), 0),
+        };
         let outcome = Outcome {
             start: StartType::Cold,
             timings: Timings {

@@ -174,12 +174,18 @@ impl Machine {
             return Err(lost());
         };
         let limit = function.timeout();
-        function
-            .state()
-            .mailbox
-            .put(&vm, request, &envelope(limit)?)?;
+        let mailbox = &function.state().mailbox;
+        let put = mailbox.put(&vm, request, &envelope(limit)?);
         timings.restore_us = elapsed_us(in_hand);
-        let result = self.run(function, &mut vm, limit, &mut timings)?;
+        let result = match put {
+            Ok(()) => self.run(function, &mut vm, limit, &mut timings)?,
+            Err(failure) => {
+                // Where memory could not be had, that is why.
+                self.check_pager(function)?;
+                self.is_recording = false;
+                Err(failure)
+            }
+        };
         self.guest = Guest::Unset(vm.into_shell());
         // Before the answer is out: the next request is to profit from it.
         self.learned = self.learn(function);
@@ -213,16 +219,7 @@ impl Machine {
         let (result, handler_tsc) = answer(vm, stop, limit);
         timings.run_us = elapsed_us(begun);
         timings.handler_us = vm.into_run(handler_tsc).map(whole_us);
-        match self.pager.take_error() {
-            None => {}
-            Some(dormouse_pager::Error::OverLimit { pages }) => {
-                let needed_bytes = pages * PAGE_BYTES;
-                let budget_bytes = function.budget.limit_bytes();
-                let name = function.name();
-                return Err(Error::over_budget(name, needed_bytes, budget_bytes));
-            }
-            Some(error) => return Err(error.into()),
-        }
+        self.check_pager(function)?;
         let stats = self.pager.stats();
         timings.fault_us = stats.fault_service_us;
         timings.faults = stats.faults_minor + stats.faults_missing;
@@ -233,6 +230,20 @@ impl Machine {
         // What a failing run touches is not what later requests need.
         self.is_recording &= result.is_ok();
         Ok(result)
+    }
+
+    /// Whether the clone had all memory that it asked for.
+    fn check_pager(&mut self, function: &Function) -> Result<(), Error> {
+        match self.pager.take_error() {
+            None => Ok(()),
+            Some(dormouse_pager::Error::OverLimit { pages }) => {
+                let needed_bytes = pages * PAGE_BYTES;
+                let budget_bytes = function.budget.limit_bytes();
+                let name = function.name();
+                Err(Error::over_budget(name, needed_bytes, budget_bytes))
+            }
+            Some(error) => Err(error.into()),
+        }
     }
 
     /// Makes the machine ready for the next request: rolls the clone back in place, or drops it.

@@ -144,15 +144,22 @@ impl MailboxState {
         }
     }
 
-    /// Checks that both ends of the buffer for large requests are there, as far as that can be
-    /// foreseen.
+    /// Checks that every page of the buffer for large requests is memory of the guest. Its clones have
+    /// the same page tables, so that requests fit into them as well.
     pub(crate) fn check(&self, vm: &Vm) -> Result<(), Failure> {
-        let last = self
-            .request_buffer
-            .wrapping_add(REQUEST_BUFFER_BYTES as u64 - 1);
-        for address in [self.request_buffer, last] {
-            vm.read_virtual(address, &mut [0])
-                .map_err(|e| bad(format!("its request buffer: {e}")))?;
+        let ram = vm.shell().ram();
+        let is_memory = |address| {
+            let offset = vm.translate(address)?.checked_sub(ram.base())?;
+            (offset < ram.len()).then_some(())
+        };
+        let last = REQUEST_BUFFER_BYTES - 1;
+        for offset in (0..last).step_by(MAILBOX_BYTES).chain([last]) {
+            let address = self.request_buffer.wrapping_add(offset as u64);
+            if is_memory(address).is_none() {
+                return Err(bad(format!(
+                    "its request buffer: nothing is mapped at guest-virtual address {address:#x}"
+                )));
+            }
         }
         Ok(())
     }
@@ -160,8 +167,19 @@ impl MailboxState {
     /// Writes a request for a guest that waits in its exchange.
     ///
     /// # Errors
-    /// Where the guest's buffers are not all mapped.
+    /// [`Failure::BadAnswer`] where the guest's buffers are not all mapped: it may have registered one
+    /// that stands over its own page tables, which the request then changes.
     pub(crate) fn put(
+        &self,
+        vm: &Vm,
+        request: &Encoded,
+        envelope: &Envelope,
+    ) -> Result<(), Failure> {
+        self.write(vm, request, envelope)
+            .map_err(|e| bad(format!("its mailbox takes no request: {e}")))
+    }
+
+    fn write(
         &self,
         vm: &Vm,
         request: &Encoded,

@@ -338,10 +338,15 @@ impl WarmClone {
     ) -> Result<Result<u64, String>, Error> {
         let limit = function.timeout().min(left);
         let mailbox = &function.state().mailbox;
-        mailbox.put(&self.vm, request, &envelope(limit)?)?;
+        let put = mailbox.put(&self.vm, request, &envelope(limit)?);
         let begun = Instant::now();
-        let stop = self.vm.run(begun + limit)?;
-        let (result, _) = answer(&self.vm, stop, limit);
+        let result = match put {
+            Ok(()) => {
+                let stop = self.vm.run(begun + limit)?;
+                answer(&self.vm, stop, limit).0
+            }
+            Err(failure) => Ok(Err(failure)),
+        };
         let run_us = elapsed_us(begun);
         if let Some(error) = self.pager.take_error() {
             return Err(error.into());

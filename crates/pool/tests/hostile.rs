@@ -34,10 +34,16 @@ fn request(seed: u64, actions: u64, padding: usize) -> Request {
 
 fn count(tally: &mut Tally, outcome: &Result<Outcome, Error>) {
     match outcome {
-        Err(error) => tally.error("error", error),
+        Err(error) => {
+            tally.count("error");
+            tally.error("error", error);
+        }
+        Ok(Outcome {
+            result: Err(Failure::Crashed { reason }),
+            ..
+        }) => tally.error("crashed", reason),
         Ok(outcome) => tally.count(match &outcome.result {
             Ok(_) => "answered",
-            Err(Failure::Crashed { .. }) => "crashed",
             Err(Failure::Exited { .. }) => "exited",
             Err(Failure::TimedOut { .. }) => "timed out",
             Err(Failure::BadAnswer { .. }) => "bad answer",
@@ -82,7 +88,7 @@ async fn through_a_pool(seed: u64, mut go_on: impl FnMut(u64) -> bool) -> Option
         let seed = seed.wrapping_add(number);
         // Now and then one that does not fit the mailbox.
         let padding = if seed.is_multiple_of(5) { 200_000 } else { 0 };
-        let outcome = invoke(&pool, name, request(seed, seed % 50, padding)).await;
+        let outcome = invoke(&pool, name, request(seed, seed % 7, padding)).await;
         count(&mut tally, &outcome);
         if number % 4 == 3 {
             let asked = request(number, 0, 3000);
@@ -155,7 +161,7 @@ async fn raced(seed: u64, mut go_on: impl FnMut(u64) -> bool) -> Option<Tally> {
         if !(is_answered && engine.roll_back().unwrap()) {
             engine.restore().unwrap();
         }
-        if number % 16 == 0 {
+        if number % 50 == 0 {
             assert_eq!(engine.changed_pages().unwrap(), [0_u64; 0], "{number}");
             assert!(engine.changed_state().unwrap().is_empty(), "{number}");
             tally.count("nothing was left");

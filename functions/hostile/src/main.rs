@@ -8,6 +8,7 @@
 
 use core::arch::asm;
 use core::cell::UnsafeCell;
+use core::ops::Range;
 use core::ptr;
 
 use dormouse_abi::{
@@ -57,7 +58,7 @@ fn main() {
     let mailbox = if is_tame {
         MAILBOX.address()
     } else {
-        scatter(&mut random);
+        scatter(&mut random, 1..512, true);
         WINDOW
     };
     let mut header = Header {
@@ -154,7 +155,10 @@ fn act(random: &mut Random) {
         4 => {
             machine::in32(port);
         }
-        5 => scatter(random),
+        5 => {
+            let first = 1 + random.below(480);
+            scatter(random, first..first + 32, false);
+        }
         6 => {
             let at = MAILBOX.address() + 8 * random.below(PAGE_BYTES / 8);
             machine::write(at, &random.length().to_le_bytes());
@@ -181,7 +185,11 @@ fn open_window() {
     for level in 0..2 {
         if let Some(next) = physical(tables + (level + 1) * PAGE_BYTES) {
             let entry = next | PRESENT_WRITABLE;
-            machine::write(tables + level * PAGE_BYTES, &entry.to_le_bytes());
+            // The whole window repeats itself every 2 MiB.
+            for index in 0..512 {
+                let at = tables + level * PAGE_BYTES + 8 * index;
+                machine::write(at, &entry.to_le_bytes());
+            }
         }
     }
     // The window's first page is the mailbox until it is scattered.
@@ -194,20 +202,25 @@ fn open_window() {
     }
 }
 
-/// Maps the window's pages anew, but for the first: to the mailbox, to its own tables, to devices,
-/// beyond memory, to nothing.
-fn scatter(random: &mut Random) {
+/// Maps some of the window's pages anew: to the mailbox, to their own table, to plain memory; and
+/// unless they must all be memory, to devices, beyond memory, to nothing.
+fn scatter(random: &mut Random, pages: Range<u64>, is_memory: bool) {
     let leaf = TABLES.address() + 2 * PAGE_BYTES;
-    for index in 1..64 {
-        let frame = match random.below(6) {
-            0 => physical(MAILBOX.address()).unwrap_or(0),
-            1 => physical(leaf).unwrap_or(0),
-            2 => 0xFEE0_0000,
-            3 => 0,
-            4 => random.next() & 0x000F_FFFF_FFFF_F000,
-            _ => physical(SCRATCH.address()).unwrap_or(0),
+    let frames = [
+        MAILBOX.address(),
+        leaf,
+        SCRATCH.address(),
+        SCRATCH.address(),
+    ];
+    let frames = frames.map(|address| physical(address).unwrap_or(0));
+    for index in pages {
+        let kind = random.below(if is_memory { 4 } else { 8 });
+        let entry = match kind {
+            0..4 => frames[kind as usize] | PRESENT_WRITABLE,
+            4 => 0xFEE0_0000 | PRESENT_WRITABLE,
+            5 => frames[0],
+            _ => random.next() & 0x000F_FFFF_FFFF_FFFF | 1,
         };
-        let entry = frame | [0, 1, PRESENT_WRITABLE, PRESENT_WRITABLE][random.below(4) as usize];
         machine::write(leaf + 8 * index, &entry.to_le_bytes());
     }
 }
@@ -261,7 +274,7 @@ impl Random {
         match self.below(8) {
             0 => MAILBOX.address() + near,
             1 => physical(SCRATCH.address()).unwrap_or(0) + near,
-            2..=4 => WINDOW + self.below(64 * PAGE_BYTES),
+            2..=4 => WINDOW + self.below(512 * PAGE_BYTES),
             5 => u64::MAX - near,
             6 => [0, 0xFEE0_0000, 1 << 47, 1 << 63][self.below(4) as usize] + near,
             _ => self.next(),
