@@ -409,7 +409,7 @@ fn a_length_that_changes_is_taken_at_one_word() {
     kvm_or_skip!();
     let rival = Rival::new();
     let (mut served, mut refused) = (0, 0);
-    for round in 0..400 {
+    for round in 0..200 {
         let mut guest = Puppet::v2();
         let text = guest.put(b"right");
         let call = guest.put(&v2_transfer(1, text, 5));

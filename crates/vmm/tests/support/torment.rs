@@ -104,6 +104,8 @@ struct Shared {
     /// What `aimed` was when the rival began with its target.
     begun: AtomicU64,
     over: AtomicBool,
+    /// How often it changed all words.
+    flips: AtomicU64,
 }
 
 pub(crate) struct Target {
@@ -133,6 +135,7 @@ impl Rival {
                         thread::sleep(Duration::from_micros(20));
                         continue;
                     };
+                    theirs.flips.fetch_add(1, Ordering::Relaxed);
                     for (address, one, other) in words {
                         ram.write(*address, &other.to_le_bytes()).unwrap();
                         ram.write(*address, &one.to_le_bytes()).unwrap();
@@ -156,6 +159,25 @@ impl Rival {
         while shared.begun.load(Ordering::SeqCst) != aimed {
             assert!(!self.has_ended(), "the rival has ended");
             thread::yield_now();
+        }
+    }
+
+    /// Waits until it runs beside this thread, on a processor of its own: on a busy machine the two
+    /// would take turns and never meet. Gives up after `patience`.
+    pub(crate) fn meet(&self, patience: Duration) {
+        let flips = || self.shared.flips.load(Ordering::Relaxed);
+        let (begun, mut last) = (Instant::now(), flips());
+        while begun.elapsed() < patience {
+            let glance = Instant::now();
+            while glance.elapsed() < Duration::from_micros(3) {
+                std::hint::spin_loop();
+            }
+            let now = flips();
+            // Longer than a glance means that this thread was set aside meanwhile.
+            if now != last && glance.elapsed() < Duration::from_micros(20) {
+                return;
+            }
+            last = now;
         }
     }
 
