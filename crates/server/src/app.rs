@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use dormouse_pool::Pool;
 
+use crate::TokenGuard;
 use crate::buffers::Buffers;
 use crate::metrics::Metrics;
 
@@ -66,15 +67,22 @@ pub struct App {
 struct Inner {
     pool: Pool,
     limits: Limits,
+    guard: Option<TokenGuard>,
     metrics: Metrics,
     buffers: Buffers,
     draining: AtomicBool,
 }
 
 impl App {
-    /// An application that runs functions in `pool`.
+    /// An application that runs functions in `pool`, for everybody.
     #[must_use]
     pub fn new(pool: Pool, limits: Limits) -> Self {
+        Self::with_guard(pool, limits, None)
+    }
+
+    /// An application that does for each what the guard says that they may, if there is one.
+    #[must_use]
+    pub fn with_guard(pool: Pool, limits: Limits, guard: Option<TokenGuard>) -> Self {
         let metrics = Metrics::new(pool.clone());
         let largest_bytes = limits.image_bytes.max(limits.body_bytes);
         Self {
@@ -82,6 +90,7 @@ impl App {
                 pool,
                 buffers: Buffers::new(limits.buffer_bytes.max(largest_bytes)),
                 limits,
+                guard,
                 metrics,
                 draining: AtomicBool::new(false),
             }),
@@ -108,6 +117,10 @@ impl App {
 
     pub(crate) fn buffers(&self) -> &Buffers {
         &self.inner.buffers
+    }
+
+    pub(crate) fn guard(&self) -> Option<&TokenGuard> {
+        self.inner.guard.as_ref()
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {

@@ -6,13 +6,14 @@
 //! [`ErrorCode::ALL`].
 //!
 //! ```text
-//! request ─► envelope ─► route ─► handler ─► pool
+//! request ─► envelope ─► route ─► access ─► handler ─► pool
 //!            │  request id, draining gate,
 //!            ▼  metrics
 //! reply   ◄─ envelope ◄── answer of the function, JSON, or an ApiError (problem+json)
 //! ```
 #![forbid(unsafe_code)]
 
+mod access;
 mod app;
 mod body;
 mod buffers;
@@ -27,10 +28,16 @@ mod problem;
 mod routes;
 mod seats;
 mod serve;
+mod tokens;
 mod warm;
 
+pub use access::Access;
 pub use app::{App, Limits};
 pub use options::{OptionError, bytes_from_text, config_from_options, query_from_config};
 pub use problem::{ApiError, ErrorCode};
 pub use routes::{ROUTES, Route, Verb, router};
 pub use serve::serve;
+pub use tokens::{
+    FunctionPattern, NewToken, NotAToken, Scope, Token, TokenEntry, TokenError, TokenFile,
+    TokenGuard,
+};

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, Response, StatusCode};
 use axum::response::IntoResponse;
 use dormouse_pool::{Error, Failure};
@@ -78,6 +78,8 @@ error_codes! {
     BadName "bad-name" BAD_REQUEST "Not a function name";
     BadOption "bad-option" BAD_REQUEST "An option is not possible";
     BadImage "bad-image" BAD_REQUEST "The image cannot be used";
+    Unauthenticated "unauthenticated" UNAUTHORIZED "Who asks is not known";
+    Forbidden "forbidden" FORBIDDEN "The token may not do this";
     StartRefused "start-refused" FORBIDDEN "The start may not be chosen";
     UnknownFunction "unknown-function" NOT_FOUND "No such function";
     UnknownSnapshot "unknown-snapshot" NOT_FOUND "No such snapshot";
@@ -172,7 +174,8 @@ impl ApiError {
         self
     }
 
-    fn private_error(code: ErrorCode, error: &Error) -> Self {
+    /// What went wrong is for the log only.
+    pub(crate) fn private_error(code: ErrorCode, error: &dyn std::fmt::Display) -> Self {
         Self {
             private: Some(error.to_string()),
             ..Self::new(
@@ -287,6 +290,9 @@ impl IntoResponse for ApiError {
             HeaderValue::from_static("application/problem+json"),
         );
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if self.code == ErrorCode::Unauthenticated {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         if let Some(wait) = self.retry_after {
             // Whole seconds, rounded up: a client that obeys must not come too early.
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);

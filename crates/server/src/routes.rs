@@ -6,7 +6,9 @@ use axum::handler::Handler;
 use axum::middleware;
 use axum::routing::{MethodRouter, any, delete, get, post, put};
 
-use crate::{ApiError, App, ErrorCode, body, envelope, functions, invoke, warm};
+use crate::{
+    Access, ApiError, App, ErrorCode, Scope, access, body, envelope, functions, invoke, warm,
+};
 
 /// The method of a [`Route`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,52 +48,63 @@ pub struct Route {
     pub verb: Verb,
     /// The path; `{name}` is one segment, `{*path}` is the rest, which may be empty.
     pub path: &'static str,
+    /// Who may ask for it.
+    pub access: Access,
     handler: fn(Verb) -> MethodRouter<App>,
 }
 
-const fn route(verb: Verb, path: &'static str, handler: fn(Verb) -> MethodRouter<App>) -> Route {
+const fn route(
+    verb: Verb,
+    path: &'static str,
+    access: Access,
+    handler: fn(Verb) -> MethodRouter<App>,
+) -> Route {
     Route {
         verb,
         path,
+        access,
         handler,
     }
 }
+
+const INVOKE: Access = Access::Needs(Scope::Invoke);
+const DEPLOY: Access = Access::Needs(Scope::Deploy);
+const ADMIN: Access = Access::Needs(Scope::Admin);
 
 const FUNCTION: &str = "/v1/functions/{name}";
 
 /// Every route of the API.
 pub const ROUTES: &[Route] = &[
-    route(Verb::Get, "/v1/functions", |v| v.to(functions::list)),
-    route(Verb::Put, FUNCTION, |v| v.to(functions::deploy)),
-    route(Verb::Get, FUNCTION, |v| v.to(functions::show)),
-    route(Verb::Delete, FUNCTION, |v| v.to(functions::remove)),
-    route(Verb::Post, "/v1/functions/{name}/warm", |v| {
+    route(Verb::Get, "/v1/functions", ADMIN, |v| v.to(functions::list)),
+    route(Verb::Put, FUNCTION, DEPLOY, |v| v.to(functions::deploy)),
+    route(Verb::Get, FUNCTION, ADMIN, |v| v.to(functions::show)),
+    route(Verb::Delete, FUNCTION, DEPLOY, |v| v.to(functions::remove)),
+    route(Verb::Post, "/v1/functions/{name}/warm", DEPLOY, |v| {
         v.to(warm::warm)
     }),
-    route(Verb::Any, "/v1/functions/{name}/invoke", |v| {
+    route(Verb::Any, "/v1/functions/{name}/invoke", INVOKE, |v| {
         v.to(invoke::invoke)
     }),
-    route(Verb::Any, "/v1/functions/{name}/invoke/{*path}", |v| {
-        v.to(invoke::invoke)
-    }),
-    route(Verb::Get, "/livez", |v| v.to(livez)),
-    route(Verb::Get, "/readyz", |v| v.to(readyz)),
-    route(Verb::Get, "/metrics", |v| v.to(functions::metrics)),
+    route(
+        Verb::Any,
+        "/v1/functions/{name}/invoke/{*path}",
+        INVOKE,
+        |v| v.to(invoke::invoke),
+    ),
+    route(Verb::Get, "/livez", Access::Open, |v| v.to(livez)),
+    route(Verb::Get, "/readyz", Access::Open, |v| v.to(readyz)),
+    route(Verb::Get, "/metrics", ADMIN, |v| v.to(functions::metrics)),
 ];
 
 /// The whole API over `app`.
 pub fn router(app: App) -> Router {
     let mut router = Router::new();
-    for Route {
-        verb,
-        path,
-        handler,
-    } in ROUTES
-    {
-        router = router.route(path, handler(*verb));
+    for route in ROUTES {
+        let guarded = || access::guarded(&app, route, (route.handler)(route.verb));
+        router = router.route(route.path, guarded());
         // axum's `{*path}` needs one byte at least.
-        if let Some(without) = path.strip_suffix("{*path}") {
-            router = router.route(without, handler(*verb));
+        if let Some(without) = route.path.strip_suffix("{*path}") {
+            router = router.route(without, guarded());
         }
     }
     router

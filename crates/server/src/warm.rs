@@ -7,6 +7,7 @@ use axum::http::uri::PathAndQuery;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use dormouse_pool::Warmed;
 
+use crate::access::Caller;
 use crate::functions::Name;
 use crate::{ApiError, App, ErrorCode, OptionError, body};
 
@@ -52,7 +53,16 @@ pub(crate) async fn warm(
     let runs = runs.ok_or_else(|| wrong("runs", "say how many requests are to be answered"))?;
     let usual = if body.is_empty() { "GET" } else { "POST" };
     let from = match from {
-        Some(text) => Some(app.pool().snapshot_ref(&text).await?),
+        Some(text) => {
+            let caller = parts.extensions.get::<Caller>();
+            let may_reach = |function: &str| caller.map_or(Ok(()), |c| c.may_reach(function));
+            // What a clone of that snapshot holds could be asked for under the new name, and whether
+            // it is there is no business of such a caller either.
+            may_reach(text.split(['@', ':']).next().unwrap_or_default())?;
+            let from = app.pool().snapshot_ref(&text).await?;
+            may_reach(from.function.as_ref())?;
+            Some(from)
+        }
         None => None,
     };
     let request = dormouse_pool::Request {

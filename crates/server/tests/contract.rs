@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use dormouse_pool::{FunctionConfig, Start};
-use dormouse_server::{ErrorCode, ROUTES, Verb};
+use dormouse_server::{Access, ErrorCode, ROUTES, Scope, Verb};
 use serde_json::{Value, json};
 
 const OPENAPI: &str = include_str!("../../../api/openapi.yaml");
@@ -31,23 +31,28 @@ fn the_document_is_valid_openapi() {
     assert!(errors.is_empty(), "{errors:#?}");
 }
 
+/// A path as OpenAPI writes it.
+fn in_document(path: &str) -> String {
+    path.replace("{*", "{")
+}
+
+fn methods(verb: Verb) -> &'static [&'static str] {
+    match verb {
+        Verb::Get => &["get"],
+        Verb::Put => &["put"],
+        Verb::Post => &["post"],
+        Verb::Delete => &["delete"],
+        Verb::Any => &METHODS,
+    }
+}
+
 #[test]
 fn the_document_has_the_routers_routes_and_no_others() {
     let mut routed = BTreeSet::new();
     for route in ROUTES {
-        let path = route.path.replace("{*", "{");
-        let methods: &[&str] = match route.verb {
-            Verb::Get => &["get"],
-            Verb::Put => &["put"],
-            Verb::Post => &["post"],
-            Verb::Delete => &["delete"],
-            Verb::Any => &METHODS,
-        };
-        routed.extend(
-            methods
-                .iter()
-                .map(|method| (path.clone(), (*method).to_owned())),
-        );
+        let path = in_document(route.path);
+        let methods = methods(route.verb).iter();
+        routed.extend(methods.map(|method| (path.clone(), (*method).to_owned())));
     }
     let mut documented = BTreeSet::new();
     for (path, item) in openapi()["paths"].as_object().unwrap() {
@@ -58,6 +63,37 @@ fn the_document_has_the_routers_routes_and_no_others() {
         }
     }
     assert_eq!(documented, routed);
+}
+
+#[test]
+fn every_operation_names_the_scope_that_its_route_needs() {
+    let document = openapi();
+    assert_eq!(document["security"], json!([{ "token": ["admin"] }]));
+    for route in ROUTES {
+        let item = &document["paths"][in_document(route.path)];
+        for method in methods(route.verb) {
+            let (operation, name) = (&item[method], format!("{method} {}", route.path));
+            let needed = match route.access {
+                Access::Open => json!([]),
+                Access::Needs(scope) => json!([{ "token": [scope.as_str()] }]),
+            };
+            assert_eq!(operation["security"], needed, "{name}");
+            for (status, response) in [("401", "Unauthenticated"), ("403", "Refused")] {
+                let told = operation["responses"].get(status);
+                let expected = json!({ "$ref": format!("#/components/responses/{response}") });
+                let expected = (route.access != Access::Open).then_some(&expected);
+                assert_eq!(told, expected, "{name} {status}");
+            }
+        }
+    }
+    // Nobody but load balancers is let in without a token.
+    let open = ROUTES.iter().filter(|route| route.access == Access::Open);
+    let open: Vec<_> = open.map(|route| route.path).collect();
+    assert_eq!(open, ["/livez", "/readyz"]);
+    let invoked = ROUTES
+        .iter()
+        .filter(|r| r.access == Access::Needs(Scope::Invoke));
+    assert!(invoked.into_iter().all(|r| r.path.contains("/invoke")));
 }
 
 #[test]
@@ -79,6 +115,10 @@ fn every_reference_leads_somewhere_and_everything_is_referred_to() {
     collect(&document, &mut references);
     let mut components = BTreeSet::new();
     for (kind, named) in document["components"].as_object().unwrap() {
+        // Referred to by name, in `security`.
+        if kind == "securitySchemes" {
+            continue;
+        }
         for name in named.as_object().unwrap().keys() {
             components.insert(format!("#/components/{kind}/{name}"));
         }
