@@ -34,6 +34,7 @@ impl Server {
             .arg(store)
             .args(more)
             .env("RUST_LOG", "error")
+            .env_remove("DORMOUSE_TOKENS")
             .stdin(Stdio::null())
             .stderr(Stdio::null())
             .spawn()

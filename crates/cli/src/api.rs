@@ -6,12 +6,12 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use axum::Router;
 use axum::body::Body;
-use axum::http::header::HOST;
+use axum::http::header::{AUTHORIZATION, HOST};
 use axum::http::{HeaderValue, Method, Request, Response, Uri};
 use bytes::Bytes;
 use clap::Args;
 use dormouse_pool::{Pool, PoolConfig, Verify};
-use dormouse_server::{App, ErrorCode, Limits, router};
+use dormouse_server::{App, ErrorCode, Limits, Token, router};
 use dormouse_snapshot::Store;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
@@ -21,6 +21,7 @@ use tokio::net::TcpStream;
 use tower::ServiceExt;
 
 use crate::exit::{Exit, Failed};
+use crate::token::Given;
 
 const DEFAULT_STORE: &str = "snapshots/store";
 
@@ -41,6 +42,15 @@ pub(crate) struct Place {
     /// The server to ask instead, for example http://127.0.0.1:8080 [env: DORMOUSE_SERVER]
     #[arg(long, value_name = "URL", conflicts_with = "store")]
     server: Option<String>,
+
+    /// The token for the server, which others on this machine can see in the list of processes, so
+    /// rather put it into a variable or a file [env: DORMOUSE_TOKEN]
+    #[arg(long, value_name = "TOKEN")]
+    token: Option<Given>,
+
+    /// The file that holds the token for the server
+    #[arg(long, value_name = "FILE", conflicts_with = "token")]
+    token_file: Option<PathBuf>,
 }
 
 impl Place {
@@ -54,6 +64,15 @@ impl Place {
             .clone()
             .or_else(variable)
             .filter(|url| !url.is_empty())
+    }
+
+    /// As above.
+    fn token(&self) -> Result<Option<Token>, Failed> {
+        if let Some(file) = &self.token_file {
+            return Given::read(file)?.token().map(Some);
+        }
+        let given = self.token.clone().or_else(Given::from_environment);
+        given.map(|given| given.token()).transpose()
     }
 
     pub(crate) fn open_store(&self) -> Result<Store> {
@@ -83,7 +102,7 @@ pub(crate) enum Api {
 impl Api {
     pub(crate) fn open(place: &Place) -> Result<Self> {
         if let Some(url) = place.server() {
-            return Self::at(&url);
+            return Ok(Self::Server(Server::new(&url, place.token()?)?));
         }
         let config = PoolConfig {
             // One command is one request: nothing comes after it that a shell could serve.
@@ -106,9 +125,9 @@ impl Api {
         })
     }
 
-    /// The API of a server.
+    /// The API of a server that wants no token.
     pub(crate) fn at(url: &str) -> Result<Self> {
-        Ok(Self::Server(Server::new(url)?))
+        Ok(Self::Server(Server::new(url, None)?))
     }
 
     /// Sends a request and reads the whole reply.
@@ -195,10 +214,12 @@ pub(crate) struct Server {
     authority: String,
     /// The host as the `Host` header has it.
     host: HeaderValue,
+    /// What the `Authorization` header has, where there is a token.
+    bearer: Option<HeaderValue>,
 }
 
 impl Server {
-    fn new(url: &str) -> Result<Self, Failed> {
+    fn new(url: &str, token: Option<Token>) -> Result<Self, Failed> {
         let wrong = || {
             Failed::new(Exit::Usage, format!("{url:?} is not a server's URL"))
                 .hint("write for example http://127.0.0.1:8080")
@@ -209,10 +230,17 @@ impl Server {
             return Err(wrong());
         };
         let port = uri.port_u16().unwrap_or(80);
+        let bearer = token.and_then(|token| {
+            // A token's characters are all allowed in a header value.
+            let mut value = HeaderValue::from_str(&format!("Bearer {}", token.reveal())).ok()?;
+            value.set_sensitive(true);
+            Some(value)
+        });
         Ok(Self {
             url: url.to_owned(),
             authority: format!("{host}:{port}"),
             host: HeaderValue::from_str(&format!("{host}:{port}")).map_err(|_| wrong())?,
+            bearer,
         })
     }
 
@@ -235,6 +263,10 @@ impl Server {
         let connection = tokio::spawn(connection);
         let headers = request.headers_mut();
         headers.entry(HOST).or_insert_with(|| self.host.clone());
+        if let Some(bearer) = &self.bearer {
+            // What was given with --header is meant.
+            headers.entry(AUTHORIZATION).or_insert(bearer.clone());
+        }
         let response = sender
             .send_request(request.map(Full::new))
             .await
@@ -252,7 +284,7 @@ mod tests {
 
     #[test]
     fn urls() {
-        let authority = |url| Server::new(url).map(|server| server.authority);
+        let authority = |url| Server::new(url, None).map(|server| server.authority);
         assert_eq!(
             authority("http://127.0.0.1:8080").unwrap(),
             "127.0.0.1:8080"

@@ -148,6 +148,17 @@ fn classify(code: ErrorCode) -> (Exit, Option<&'static str>) {
             Exit::Usage,
             Some("`dormouse serve --start-choice` is a server that allows it"),
         ),
+        E::Unauthenticated => (
+            Exit::Usage,
+            Some(
+                "give the server's token with --token-file FILE or in DORMOUSE_TOKEN; `dormouse token \
+                 create`, where the server runs, makes one",
+            ),
+        ),
+        E::Forbidden => (
+            Exit::Usage,
+            Some("`dormouse token create --scope …`, where the server runs, makes one that may"),
+        ),
         E::HasLayers => (Exit::Usage, None),
         // A bad image's own sentence says what to do.
         E::BadImage | E::BadRequest | E::TooLarge | E::HeadTooLarge => (Exit::Data, None),
@@ -224,6 +235,8 @@ mod tests {
         assert_eq!(exit(ErrorCode::QueueFull), Exit::Temporary);
         assert_eq!(exit(ErrorCode::UnknownFunction), Exit::NoInput);
         assert_eq!(exit(ErrorCode::StartRefused), Exit::Usage);
+        assert_eq!(exit(ErrorCode::Unauthenticated), Exit::Usage);
+        assert_eq!(exit(ErrorCode::Forbidden), Exit::Usage);
     }
 
     #[test]

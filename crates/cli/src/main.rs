@@ -19,6 +19,7 @@ mod schema;
 mod serve;
 mod shell;
 mod snapshot;
+mod token;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -46,6 +47,8 @@ enum Command {
     Invoke(invoke::InvokeArgs),
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotCommand),
+    #[command(subcommand)]
+    Token(token::TokenCommand),
     Doctor(doctor::DoctorArgs),
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -78,6 +81,7 @@ fn execute(command: &Command) -> Result<ExitCode> {
         Command::Serve(args) => wait(serve::serve(args))?,
         Command::Invoke(args) => wait(invoke::invoke(args))?,
         Command::Snapshot(command) => wait(snapshot::snapshot(command))?,
+        Command::Token(command) => token::token(command)?,
         Command::Doctor(args) => doctor::doctor(args)?,
         Command::Bench(command) => bench::bench(command)?,
         Command::Schema(args) => schema::schema(args)?,

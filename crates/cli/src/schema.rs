@@ -10,6 +10,7 @@ use crate::doctor;
 use crate::exit::{Exit, Failed};
 use crate::output;
 use crate::snapshot;
+use crate::token;
 
 /// What is deployed is described where the HTTP API is.
 const API: &str = include_str!("../../../api/openapi.yaml");
@@ -75,6 +76,9 @@ const COMMANDS: &[(&str, Source)] = &[
     ("snapshot tag", Types(types::<snapshot::Tagged>)),
     ("snapshot tune", Types(types::<dormouse_pool::Tuned>)),
     ("snapshot verify", Types(types::<snapshot::Verification>)),
+    ("token create", Types(types::<token::Created>)),
+    ("token ls", Types(types::<Vec<token::TokenRow>>)),
+    ("token rm", Types(types::<token::Removed>)),
 ];
 
 /// Prints the JSON Schema (draft 2020-12) of what a command prints with `--format json`

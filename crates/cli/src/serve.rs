@@ -1,29 +1,43 @@
 //! `dormouse serve`: the HTTP server over a store.
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
 use dormouse_pool::{Pool, PoolConfig, Verify};
-use dormouse_server::{App, Limits};
+use dormouse_server::{App, Limits, TokenGuard};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, lookup_host};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::api::open_store;
 use crate::exit::{Exit, Failed};
 use crate::limits::LimitArgs;
+use crate::token;
 
 /// Serves the functions of a store over HTTP until it is told to stop
 ///
 /// SIGINT or SIGTERM lets the requests that run finish; a second one ends at once.
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
-    /// Address and port to listen on; port 0 picks a free one
+    /// Address and port to listen on; port 0 picks a free one. Beyond loopback (127.0.0.1, ::1) it
+    /// takes --tokens
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     listen: String,
+
+    /// Let in only who has a token of this file (`dormouse token create` makes both). What is changed
+    /// there counts within about a second. Traffic is not encrypted: beyond this machine, put a proxy
+    /// before it that speaks TLS
+    #[arg(long, value_name = "FILE", env = "DORMOUSE_TOKENS")]
+    tokens: Option<PathBuf>,
+
+    /// Listen beyond loopback without tokens: whoever can reach the port may deploy, run and remove
+    /// functions
+    #[arg(long, conflicts_with = "tokens")]
+    insecure_no_tokens: bool,
 
     /// The store [env: DORMOUSE_STORE] [default: snapshots/store]
     #[arg(long, value_name = "DIR")]
@@ -79,25 +93,64 @@ pub(crate) async fn serve(args: &ServeArgs) -> Result<()> {
         start_choice: args.start_choice,
         ..args.limits.server()
     };
+    let guard = args.tokens.as_deref().map(TokenGuard::open).transpose();
+    let guard = guard.map_err(token::failed)?;
+    let addresses = addresses(args).await?;
     raise_descriptor_limit();
     // Before the listener, so that whoever sees the port open can rely on the signals.
     let stop = stop_signal()?;
     let pool = Pool::new(open_store(args.store.clone())?, config);
-    let listener = TcpListener::bind(&args.listen).await.map_err(|error| {
-        Failed::new(
-            Exit::Unavailable,
-            format!("cannot listen on {}: {error}", args.listen),
-        )
-        .hint("another server may run there; --listen takes another address or port")
-    })?;
+    let listener = TcpListener::bind(&addresses[..])
+        .await
+        .map_err(|error| cannot_listen(args, &error))?;
     let url = format!("http://{}", listener.local_addr()?);
     if let Some(file) = &args.url_file {
         write_url(file, &url).with_context(|| format!("cannot write {}", file.display()))?;
     }
     eprintln!("listening on {url}");
-    dormouse_server::serve(listener, App::new(pool, limits), stop).await?;
+    let app = App::with_guard(pool, limits, guard);
+    dormouse_server::serve(listener, app, stop).await?;
     eprintln!("stopped");
     Ok(())
+}
+
+/// Where to listen, if that is safe.
+async fn addresses(args: &ServeArgs) -> Result<Vec<SocketAddr>, Failed> {
+    let found = lookup_host(&args.listen).await;
+    let found: Vec<_> = found.map_err(|e| cannot_listen(args, &e))?.collect();
+    let beyond = found.iter().find(|address| is_beyond_loopback(address));
+    match beyond {
+        Some(address) if args.insecure_no_tokens => {
+            eprintln!(
+                "warning: whoever can reach {address} may deploy, run and remove functions here"
+            );
+        }
+        Some(address) if args.tokens.is_none() => {
+            let message = format!(
+                "will not listen on {address} without tokens: whoever can reach it could deploy, run \
+                 and remove functions"
+            );
+            return Err(Failed::new(Exit::Usage, message).hint(
+                "`dormouse token create` makes a file for --tokens; or listen on 127.0.0.1; or say \
+                 --insecure-no-tokens",
+            ));
+        }
+        _ => {}
+    }
+    Ok(found)
+}
+
+/// `::ffff:127.0.0.1` is loopback, too.
+fn is_beyond_loopback(address: &SocketAddr) -> bool {
+    !address.ip().to_canonical().is_loopback()
+}
+
+fn cannot_listen(args: &ServeArgs, error: &std::io::Error) -> Failed {
+    Failed::new(
+        Exit::Unavailable,
+        format!("cannot listen on {}: {error}", args.listen),
+    )
+    .hint("another server may run there; --listen takes another address or port")
 }
 
 /// Every connection and every VM takes descriptors, and the usual limit of 1024 is for programs that
@@ -142,4 +195,28 @@ fn stop_signal() -> Result<impl Future<Output = ()>> {
             std::process::exit(i32::from(Exit::Temporary as u8));
         });
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_can_reach_is_told_from_loopback() {
+        for (address, beyond) in [
+            ("127.0.0.1:1", false),
+            ("127.255.0.9:1", false),
+            ("[::1]:1", false),
+            ("[::ffff:127.0.0.1]:1", false),
+            ("0.0.0.0:1", true),
+            ("[::]:1", true),
+            ("10.0.0.1:1", true),
+            ("169.254.0.1:1", true),
+            ("[fe80::1]:1", true),
+            ("[::ffff:0.0.0.0]:1", true),
+        ] {
+            let parsed = address.parse().unwrap();
+            assert_eq!(is_beyond_loopback(&parsed), beyond, "{address}");
+        }
+    }
 }

@@ -11,6 +11,8 @@ fn dormouse(folder: &Path, line: &[&str]) -> Output {
         .current_dir(folder)
         .env_remove("DORMOUSE_SERVER")
         .env_remove("DORMOUSE_STORE")
+        .env_remove("DORMOUSE_TOKEN")
+        .env_remove("DORMOUSE_TOKENS")
         .env_remove("DORMOUSE_TEST_IMAGES")
         .env_remove("RUST_LOG")
         .output()
@@ -164,13 +166,82 @@ fn the_server_starts_says_where_and_stops_when_told() {
 }
 
 #[test]
+fn a_server_does_not_listen_beyond_loopback_without_tokens() {
+    for address in ["0.0.0.0:0", "[::]:0", "0.0.0.0:80"] {
+        let line = ["serve", "--listen", address];
+        fails(&line, 2, &["without tokens", "--insecure-no-tokens"]);
+    }
+    let both = ["serve", "--insecure-no-tokens", "--tokens", "text"];
+    fails(&both, 2, &["cannot be used with"]);
+    fails(&["serve", "--tokens", "none"], 66, &["token create"]);
+    // The file of this name is readable by all, and holds no tokens.
+    fails(&["serve", "--tokens", "text"], 65, &["chmod 600"]);
+}
+
+#[test]
+fn tokens_are_made_listed_and_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |line: &[&str]| {
+        let line = [&["token"], line, &["--tokens", "tokens"]].concat();
+        let output = dormouse(folder.path(), &line);
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (
+            output.status.code(),
+            text(output.stdout),
+            text(output.stderr),
+        )
+    };
+    let line = ["create", "ci", "--scope", "deploy,invoke", "--function"];
+    let (code, token, said) = run(&[&line[..], &["web-*", "--expires", "30d"]].concat());
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!((token.len(), &token[..4]), (48, "dmt_"));
+    assert!(!said.contains(token.trim()), "{said}");
+    let (code, _, said) = run(&["create", "ci", "--scope", "admin"]);
+    assert_eq!(code, Some(2), "{said}");
+    let (code, _, said) = run(&["create", "b", "--scope", "read"]);
+    assert_eq!(code, Some(2), "{said}");
+    let (code, _, said) = run(&["create", "b"]);
+    assert!(code == Some(2) && said.contains("--scope"), "{said}");
+    assert_eq!(run(&["create", "../b", "--scope", "admin"]).0, Some(2));
+
+    let (_, list, _) = run(&["ls"]);
+    for word in ["NAME", "ci", "invoke deploy", "web-*"] {
+        assert!(list.contains(word), "{list}");
+    }
+    assert!(!list.contains(token.trim()));
+    for (line, length) in [(&["rm", "ci"][..], 0), (&["rm", "ci"], 66)] {
+        assert_eq!(run(line).0, Some(length));
+    }
+    assert_eq!(run(&["ls", "--format", "json"]).1, "[]\n");
+}
+
+#[test]
+fn a_token_that_is_none_is_not_shown() {
+    let secret = "dmt_secret";
+    let server = ["snapshot", "ls", "--server", "http://127.0.0.1:1"];
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("token"), secret).unwrap();
+    for more in [
+        &["--token", secret][..],
+        &["--token-file", "token"],
+        &["--token", secret, "--token-file", "token"],
+        &["--token", secret, "--token", secret],
+    ] {
+        let output = dormouse(folder.path(), &[&server[..], more].concat());
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(!stderr.contains(secret), "{stderr}");
+    }
+}
+
+#[test]
 fn the_help_has_the_exit_codes() {
     let folder = tempfile::tempdir().unwrap();
     let output = dormouse(folder.path(), &["--help"]);
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("Exit codes:\n"));
     for command in [
-        "run", "build", "deploy", "serve", "invoke", "snapshot", "doctor",
+        "run", "build", "deploy", "serve", "invoke", "snapshot", "token", "doctor",
     ] {
         assert!(text.contains(&format!("\n  {command} ")), "{command}");
     }

@@ -106,6 +106,7 @@ impl Server {
             .arg(folder.join("store"))
             .arg("--url-file")
             .arg(&url_file)
+            .env_remove("DORMOUSE_TOKENS")
             .spawn()
             .with_context(|| format!("cannot start {}", dormouse.display()))?;
         let mut server = Self {

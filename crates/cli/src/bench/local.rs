@@ -42,6 +42,7 @@ impl Local {
             .arg("--url-file")
             .arg(&url_file)
             .env("RUST_LOG", "warn")
+            .env_remove("DORMOUSE_TOKENS")
             // A Ctrl-C is for the measurement, which stops this server when it is done with it.
             .process_group(0)
             .spawn()

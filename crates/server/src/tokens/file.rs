@@ -22,14 +22,16 @@ const NAME_BYTES: usize = 63;
 #[non_exhaustive]
 pub enum TokenError {
     /// The kernel refused something.
-    #[error("cannot {operation} the tokens file {}: {source}", path.display())]
+    #[error(
+        "cannot {operation} the tokens file {}: {cause}; {}", path.display(), remedy(cause)
+    )]
     Io {
         /// What was tried.
         operation: &'static str,
         /// The file.
         path: PathBuf,
         /// What the kernel said.
-        source: io::Error,
+        cause: io::Error,
     },
 
     /// Others than its owner may read or write it.
@@ -291,7 +293,7 @@ impl TokenFile {
         let flags = (OFlags::NONBLOCK | OFlags::CLOEXEC).bits().cast_signed();
         let mut options = OpenOptions::new();
         let file = options.read(true).custom_flags(flags).open(&self.path);
-        let file = file.map_err(|source| self.io("open", source))?;
+        let file = file.map_err(|e| self.io("open", e))?;
         let metadata = file.metadata().map_err(|e| self.io("look at", e))?;
         if !metadata.is_file() {
             return Err(TokenError::NotAFile {
@@ -308,7 +310,7 @@ impl TokenFile {
         let mut text = Vec::new();
         let mut bounded = file.take(MAX_FILE_BYTES + 1);
         let read = bounded.read_to_end(&mut text);
-        read.map_err(|source| self.io("read", source))?;
+        read.map_err(|e| self.io("read", e))?;
         if text.len() as u64 > MAX_FILE_BYTES {
             return Err(TokenError::TooLarge {
                 path: self.path.clone(),
@@ -354,7 +356,7 @@ impl TokenFile {
 
     fn read_or_none(&self) -> Result<Vec<TokenEntry>, TokenError> {
         match self.read() {
-            Err(TokenError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            Err(TokenError::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {
                 Ok(Vec::new())
             }
             other => other,
@@ -398,19 +400,27 @@ impl TokenFile {
             half.persist(&target)?;
             File::open(folder)?.sync_all()
         };
-        write().map_err(|source| self.io("write", source))
+        write().map_err(|e| self.io("write", e))
     }
 
     fn folder(&self) -> &Path {
         folder_of(&self.path)
     }
 
-    fn io(&self, operation: &'static str, source: io::Error) -> TokenError {
+    fn io(&self, operation: &'static str, cause: io::Error) -> TokenError {
         TokenError::Io {
             operation,
             path: self.path.clone(),
-            source,
+            cause,
         }
+    }
+}
+
+fn remedy(cause: &io::Error) -> &'static str {
+    match cause.kind() {
+        io::ErrorKind::NotFound => "`dormouse token create` makes it, in a folder that is there",
+        io::ErrorKind::PermissionDenied => "run this as the user whom it belongs to",
+        _ => "check the file system that it is on",
     }
 }
 
