@@ -81,7 +81,11 @@ impl Dormouse {
 
     fn command(&self, arguments: &[&OsStr]) -> Command {
         let mut command = plain_command();
-        command.args(arguments).arg("--store").arg(&self.store);
+        command.args(arguments);
+        // Tokens are in no store.
+        if arguments.first() != Some(&OsStr::new("token")) {
+            command.arg("--store").arg(&self.store);
+        }
         command
     }
 
@@ -210,17 +214,33 @@ impl Dormouse {
     /// Where it does not start.
     #[must_use]
     pub fn serve_with(&self, options: &[&str]) -> Serving {
+        self.start(options, |command| {
+            command.stderr(Stdio::null());
+        })
+    }
+
+    /// The same, with all that it can be made to log in this file.
+    ///
+    /// # Panics
+    /// Where it does not start.
+    #[must_use]
+    pub fn serve_logged(&self, options: &[&str], log: &Path) -> Serving {
+        let log = fs::File::create(log).expect("a file for the log");
+        self.start(options, |command| {
+            command.env("RUST_LOG", "trace").stderr(log);
+        })
+    }
+
+    fn start(&self, options: &[&str], set_up: impl FnOnce(&mut Command)) -> Serving {
         let folder = tempfile::tempdir().expect("a folder");
         let url_file = folder.path().join("url");
         let arguments = ["serve", "--listen", "127.0.0.1:0", "--url-file"];
         let mut arguments: Vec<_> = arguments.iter().map(OsStr::new).collect();
         arguments.push(url_file.as_os_str());
         arguments.extend(options.iter().map(OsStr::new));
-        let process = self
-            .command(&arguments)
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the server starts");
+        let mut command = self.command(&arguments);
+        set_up(&mut command);
+        let process = command.spawn().expect("the server starts");
         let mut serving = Serving {
             process,
             client: Client::new(""),
@@ -246,6 +266,21 @@ impl Serving {
         &self.client
     }
 
+    /// Runs a subcommand on this server, with a token in the environment, logging all that it can.
+    ///
+    /// # Panics
+    /// Where it cannot be started or dies of a signal.
+    #[track_caller]
+    pub fn run_with_token(&self, token: Option<&str>, arguments: &[&str]) -> Ended {
+        let mut command = plain_command();
+        command.args(arguments).args(["--server", self.client.url()]);
+        command.env("RUST_LOG", "trace");
+        if let Some(token) = token {
+            command.env("DORMOUSE_TOKEN", token);
+        }
+        end(&mut command)
+    }
+
     /// Its process.
     #[must_use]
     pub fn process_id(&self) -> u32 {
@@ -264,6 +299,8 @@ fn plain_command() -> Command {
     let mut command = Command::new(binary());
     command
         .env_remove("DORMOUSE_SERVER")
+        .env_remove("DORMOUSE_TOKEN")
+        .env_remove("DORMOUSE_TOKENS")
         .env_remove("RUST_LOG")
         .stdin(Stdio::null());
     command
