@@ -273,7 +273,9 @@ impl Serving {
     #[track_caller]
     pub fn run_with_token(&self, token: Option<&str>, arguments: &[&str]) -> Ended {
         let mut command = plain_command();
-        command.args(arguments).args(["--server", self.client.url()]);
+        command
+            .args(arguments)
+            .args(["--server", self.client.url()]);
         command.env("RUST_LOG", "trace");
         if let Some(token) = token {
             command.env("DORMOUSE_TOKEN", token);

@@ -93,7 +93,11 @@ fn tokens_open_what_they_are_for_until_they_are_removed_and_are_seen_nowhere() {
     drop(serving);
 
     let logged = std::fs::read_to_string(&log).expect("a log");
-    for said in ["let through", "request_id", "the tokens file was read again"] {
+    for said in [
+        "let through",
+        "request_id",
+        "the tokens file was read again",
+    ] {
         assert!(logged.contains(said), "{said} is not in the log");
     }
     holds_none_of(&log, &[&ci, &app, &ops, IN_BODY]);

@@ -33,7 +33,7 @@ impl Guarded {
         let file = TokenFile::at(&path);
         file.create(new("first", &[Scope::Admin], &[])).unwrap();
         let guard = TokenGuard::open(&path).unwrap();
-        let store = Store::open(&folder.path().join("store")).unwrap();
+        let store = Store::open(folder.path().join("store")).unwrap();
         let pool = Pool::new(store, PoolConfig::default());
         let app = App::with_guard(pool, Limits::default(), Some(guard));
         Self {

@@ -7,177 +7,15 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
-use super::{FunctionPattern, Scope, Token, now_unix_ms};
+use super::{NewToken, Token, TokenEntry, TokenError, now_unix_ms};
 
 /// Of the file's layout.
 const VERSION: u32 = 1;
 const MAX_FILE_BYTES: u64 = 1 << 20;
 const MAX_TOKENS: usize = 4096;
 const NAME_BYTES: usize = 63;
-
-/// Why a tokens file cannot be read or changed. None of them shows what stands in it.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum TokenError {
-    /// The kernel refused something.
-    #[error(
-        "cannot {operation} the tokens file {}: {cause}; {}", path.display(), remedy(cause)
-    )]
-    Io {
-        /// What was tried.
-        operation: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// What the kernel said.
-        cause: io::Error,
-    },
-
-    /// Others than its owner may read or write it.
-    #[error(
-        "others may read or change the tokens file {path} (its mode is {mode:03o}): run `chmod 600 \
-         {path}`, and make new tokens if somebody may have changed it", path = path.display()
-    )]
-    OpenToOthers {
-        /// The file.
-        path: PathBuf,
-        /// Its permissions.
-        mode: u32,
-    },
-
-    /// It is a folder, a pipe or a device.
-    #[error("{} is no regular file: name another tokens file", path.display())]
-    NotAFile {
-        /// What is there.
-        path: PathBuf,
-    },
-
-    /// It is too large to be one.
-    #[error(
-        "the tokens file {} is larger than {limit_bytes} bytes: remove tokens that nobody needs",
-        path.display()
-    )]
-    TooLarge {
-        /// The file.
-        path: PathBuf,
-        /// The most bytes that are read.
-        limit_bytes: u64,
-    },
-
-    /// What stands in it is not what stands in a tokens file.
-    #[error(
-        "the tokens file {} cannot be used because {reason}: mend it, or move it away and make new \
-         tokens with `dormouse token create`",
-        path.display()
-    )]
-    Invalid {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
-
-    /// A token cannot be named so.
-    #[error(
-        "{name:?} cannot be a token's name: use 1 to 63 of A-Z, a-z, 0-9, `.`, `_` and `-`, \
-         starting with a letter or a digit"
-    )]
-    BadName {
-        /// The name, shortened to 80 characters.
-        name: String,
-    },
-
-    /// A token without scopes would be good for nothing.
-    #[error("the token {name} would have no scope: give it invoke, deploy or admin")]
-    NoScope {
-        /// Its name.
-        name: String,
-    },
-
-    /// The name is taken.
-    #[error(
-        "there is a token named {name} already: take another name, or remove that one first with \
-         `dormouse token rm {name}`"
-    )]
-    Exists {
-        /// The name.
-        name: String,
-    },
-
-    /// The file has no such token.
-    #[error("the tokens file {} has no token named {name}: `dormouse token ls` lists them", path.display())]
-    Unknown {
-        /// The name, shortened to 80 characters.
-        name: String,
-        /// The file.
-        path: PathBuf,
-    },
-
-    /// The kernel gave no random bytes.
-    #[error("cannot draw random bytes for a token: {0}")]
-    Random(getrandom::Error),
-}
-
-/// What is known of one token. The token itself is not.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TokenEntry {
-    /// Its name, for people and logs.
-    pub name: String,
-    /// What it may do.
-    pub scopes: Vec<Scope>,
-    /// Which functions it is for; all where the list is empty.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub functions: Vec<FunctionPattern>,
-    /// When it was made, in milliseconds since 1970 (UTC).
-    pub created_unix_ms: u64,
-    /// When it ends, in milliseconds since 1970 (UTC).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub expires_unix_ms: Option<u64>,
-    /// BLAKE3 of the token's text.
-    #[serde(rename = "blake3", with = "hash_as_hex")]
-    pub(super) hash: blake3::Hash,
-}
-
-impl TokenEntry {
-    /// Whether its time is over.
-    #[must_use]
-    pub fn has_expired(&self) -> bool {
-        self.expires_unix_ms.is_some_and(|end| now_unix_ms() >= end)
-    }
-
-    /// Whether it has this scope.
-    #[must_use]
-    pub fn may(&self, scope: Scope) -> bool {
-        self.scopes.contains(&scope) || self.scopes.contains(&Scope::Admin)
-    }
-
-    /// Whether it is for this function.
-    #[must_use]
-    pub fn covers(&self, function: &str) -> bool {
-        self.covers_all() || self.functions.iter().any(|p| p.matches(function))
-    }
-
-    /// Whether it is for all functions, and so for what belongs to none.
-    #[must_use]
-    pub fn covers_all(&self) -> bool {
-        self.functions.is_empty()
-    }
-}
-
-/// A token that is to be made.
-#[derive(Debug, Clone)]
-pub struct NewToken {
-    /// Its name, which no other in the file has.
-    pub name: String,
-    /// What it may do.
-    pub scopes: Vec<Scope>,
-    /// Which functions it is for; all where the list is empty.
-    pub functions: Vec<FunctionPattern>,
-    /// When it ends, in milliseconds since 1970 (UTC).
-    pub expires_unix_ms: Option<u64>,
-}
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -416,14 +254,6 @@ impl TokenFile {
     }
 }
 
-fn remedy(cause: &io::Error) -> &'static str {
-    match cause.kind() {
-        io::ErrorKind::NotFound => "`dormouse token create` makes it, in a folder that is there",
-        io::ErrorKind::PermissionDenied => "run this as the user whom it belongs to",
-        _ => "check the file system that it is on",
-    }
-}
-
 fn folder_of(path: &Path) -> &Path {
     path.parent()
         .filter(|folder| !folder.as_os_str().is_empty())
@@ -442,27 +272,12 @@ fn shortened(name: &str) -> String {
     name.chars().take(80).collect()
 }
 
-mod hash_as_hex {
-    use super::{Deserialize, Deserializer, Serializer};
-    use serde::de::Error;
-
-    pub(super) fn serialize<S: Serializer>(hash: &blake3::Hash, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(&hash.to_hex())
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        from: D,
-    ) -> Result<blake3::Hash, D::Error> {
-        let text = String::deserialize(from)?;
-        blake3::Hash::from_hex(text).map_err(|_| D::Error::custom("no hash"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
+    use super::super::Scope;
     use super::*;
 
     fn new(name: &str) -> NewToken {

@@ -5,10 +5,14 @@
 //! ([`FunctionPattern`]). A [`TokenGuard`] is that file in use: it sees within about a second what
 //! was changed there.
 
+mod entry;
+mod error;
 mod file;
 mod guard;
 
-pub use file::{NewToken, TokenEntry, TokenError, TokenFile};
+pub use entry::{NewToken, TokenEntry};
+pub use error::TokenError;
+pub use file::TokenFile;
 pub use guard::TokenGuard;
 
 use std::fmt;
