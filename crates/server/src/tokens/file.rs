@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
@@ -204,7 +204,7 @@ impl TokenFile {
     /// Keeps two commands from losing each other's change. The file itself cannot be locked: it is
     /// replaced.
     fn lock(&self) -> Result<File, TokenError> {
-        let folder = File::open(self.folder()).map_err(|e| self.io("reach", e))?;
+        let folder = File::open(folder_of(&self.target())).map_err(|e| self.io("reach", e))?;
         let locked = flock(&folder, FlockOperation::LockExclusive);
         locked.map_err(|error| self.io("lock", error.into()))?;
         Ok(folder)
@@ -226,13 +226,12 @@ impl TokenFile {
                 limit_bytes: MAX_FILE_BYTES,
             });
         }
-        // Where the path is a link, what it leads to is replaced and the link stays.
-        let target = self.path.canonicalize();
-        let target = target.unwrap_or_else(|_| self.path.clone());
+        let target = self.target();
         let write = || -> io::Result<()> {
             let folder = folder_of(&target);
             // Its mode is 600 from the start.
             let mut half = tempfile::NamedTempFile::new_in(folder)?;
+            keep_owner(&target, half.as_file())?;
             half.write_all(&text)?;
             half.as_file().sync_all()?;
             half.persist(&target)?;
@@ -241,8 +240,10 @@ impl TokenFile {
         write().map_err(|e| self.io("write", e))
     }
 
-    fn folder(&self) -> &Path {
-        folder_of(&self.path)
+    /// Where the path is a link, what it leads to is replaced and the link stays.
+    fn target(&self) -> PathBuf {
+        let target = self.path.canonicalize();
+        target.unwrap_or_else(|_| self.path.clone())
     }
 
     fn io(&self, operation: &'static str, cause: io::Error) -> TokenError {
@@ -252,6 +253,19 @@ impl TokenFile {
             cause,
         }
     }
+}
+
+/// Root may make a token for a server that runs as somebody else, who has to read the file still.
+fn keep_owner(old: &Path, new: &File) -> io::Result<()> {
+    let old = match std::fs::metadata(old) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    let made = new.metadata()?;
+    if (old.uid(), old.gid()) == (made.uid(), made.gid()) {
+        return Ok(());
+    }
+    fchown(new, Some(old.uid()), Some(old.gid()))
 }
 
 fn folder_of(path: &Path) -> &Path {
@@ -317,6 +331,23 @@ mod tests {
         assert_eq!(file.read().unwrap()[0].name, "other");
         // Nothing half done is left beside it.
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_link_stays_one_and_an_owner_stays_the_owner() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, link) = (folder.path().join("tokens"), folder.path().join("link"));
+        TokenFile::at(&path).create(new("a")).unwrap();
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        // Only root can give a file away; others see here that their own stays theirs.
+        let given = std::os::unix::fs::chown(&path, Some(65_534), Some(65_534)).is_ok();
+        let owner = fs::metadata(&path).unwrap().uid();
+        assert_eq!(owner == 65_534, given);
+        TokenFile::at(&link).create(new("b")).unwrap();
+        assert!(link.is_symlink());
+        let metadata = fs::metadata(&path).unwrap();
+        assert_eq!((metadata.uid(), metadata.mode() & 0o7777), (owner, 0o600));
+        assert_eq!(TokenFile::at(&path).read().unwrap().len(), 2);
     }
 
     #[test]

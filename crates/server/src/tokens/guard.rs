@@ -111,9 +111,10 @@ impl Inner {
         }
         let known = match self.file.read_seen() {
             Ok(read) => Known::of(read),
+            // To be read again at the next look, whether it changes or not: what was in the way may
+            // be gone by then.
             Err(error) => Known {
-                // That of a file that was read since would hide a change.
-                seen,
+                seen: None,
                 tokens: Err(error.to_string()),
             },
         };
