@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
-use dormouse_abi::{HEADER_BYTES, HeadWriter, Header, INLINE_BYTES, Kind, Location, field_bytes};
+use dormouse_abi::{
+    HEADER_BYTES, HeadWriter, Header, INLINE_BYTES, Kind, Location, Sizes, field_bytes,
+};
 use dormouse_pager::PAGE_BYTES;
 use dormouse_pool::{Engine, Parts, Request};
 
@@ -127,15 +129,17 @@ fn with_request(pristine: &Page, request: &Request) -> Option<Page> {
     let fields = [request.method.as_bytes(), request.target.as_bytes()];
     let head_bytes = fields.into_iter().map(field_bytes).sum::<usize>();
     let mut header = Header::decode(pristine.first_chunk()?);
-    header.request_location = Location::Inline as u32;
-    header.request_head_bytes = head_bytes as u32;
-    header.request_body_bytes = 0;
     header.request_id = 1;
     // Another one than in the snapshot: the guest does what it does after every restore.
     header.generation += 1;
     header.real_time_unix_ns = dormouse_vmm::real_time_unix_ns();
     header.deadline_unix_ns = u64::MAX;
     header.entropy = [7; 32];
+    header.seal(Sizes {
+        location: Location::Inline,
+        head_bytes: head_bytes as u32,
+        body_bytes: 0,
+    });
 
     let mut page = [0; PAGE_BYTES as usize];
     let inline = page.get_mut(HEADER_BYTES..HEADER_BYTES + INLINE_BYTES)?;

@@ -12,9 +12,17 @@
 //!   init, before-snapshot hooks
 //!   header.kind = Ready, OUT  ─────────►  check magic, version and buffers; snapshot
 //!                                         (later, in a clone) write the request into the mailbox
-//!   after-restore hooks, handler  ◄─────  KVM_RUN
-//!   header.kind = Answer, OUT  ────────►  copy the answer out; throw the clone's memory away
+//!   reseed, after-restore hooks,  ◄─────  KVM_RUN
+//!   header.confirmed, handler
+//!   header.kind = Answer, OUT  ────────►  check the confirmation, copy the answer out;
+//!                                         throw the clone's memory away
 //! ```
+//!
+//! **No request without a reseed.** Where a request stands and how long it is are sealed with
+//! [`Header::confirmation`], which follows from the random bytes of this very clone
+//! ([`Header::seal`]). A guest finds its request only once it has taken those bytes and written the
+//! confirmation into its mailbox ([`Header::opened`]); the host discards what a guest says without
+//! it. That costs no exit: both happen on the way to the answer.
 //!
 //! A message that fits stands in [`Mailbox::inline`]. A larger request stands in the request buffer
 //! that the guest named when it became ready; a larger answer stands wherever the guest has it: the
@@ -30,10 +38,10 @@ mod head;
 mod mailbox;
 
 pub use head::{Field, Full, HeadReader, HeadWriter, field_bytes};
-pub use mailbox::{Header, Kind, Location, Mailbox, MailboxError};
+pub use mailbox::{Header, Kind, Location, Mailbox, MailboxError, Sizes};
 
 /// The version of everything in this crate. A host refuses an image of any other version.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// The I/O port of the exchange hypercall. It lies outside the ports of the Hermit hypercall
 /// interfaces (0x400–0x8FF and 0x1010–0x1190) and of the hardware that Hermit probes.

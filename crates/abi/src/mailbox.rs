@@ -63,17 +63,31 @@ pub struct Header {
     pub deadline_unix_ns: u64,
     /// Host to guest: fresh random bytes, different after every restore.
     pub entropy: [u8; 32],
-    /// Host to guest: a [`Location`].
+    /// Host to guest: a [`Location`], sealed ([`Header::seal`]).
     pub request_location: u32,
-    /// Host to guest: size of the encoded request head, at most [`MAX_HEAD_BYTES`].
+    /// Host to guest: size of the encoded request head, at most [`MAX_HEAD_BYTES`]; sealed.
     pub request_head_bytes: u32,
-    /// Host to guest: size of the request body, at most [`MAX_BODY_BYTES`].
+    /// Host to guest: size of the request body, at most [`MAX_BODY_BYTES`]; sealed.
     pub request_body_bytes: u64,
     /// Guest to host: the guest's time-stamp counter when its handler was entered for the request
     /// that this answers; 0 where the guest does not say.
     pub handler_tsc: u64,
+    /// Guest to host: [`Header::confirmation`], written once the guest's random numbers are seeded
+    /// with [`Header::entropy`] and its hooks have run. The host sets it to 0 with each request.
+    pub confirmed: u64,
     /// Zero; room to grow without a new version where old peers may ignore it.
-    pub reserved: [u64; 5],
+    pub reserved: [u64; 4],
+}
+
+/// Where a request stands, and its sizes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    /// Where it is.
+    pub location: Location,
+    /// Size of the encoded head, at most [`MAX_HEAD_BYTES`].
+    pub head_bytes: u32,
+    /// Size of the body, at most [`MAX_BODY_BYTES`].
+    pub body_bytes: u64,
 }
 
 const _: () = {
@@ -83,6 +97,7 @@ const _: () = {
     assert!(core::mem::offset_of!(Header, request_id) == 64);
     assert!(core::mem::offset_of!(Header, entropy) == 96);
     assert!(core::mem::offset_of!(Header, request_location) == 128);
+    assert!(core::mem::offset_of!(Header, confirmed) == 152);
 };
 
 /// The page that guest and host share.
@@ -194,7 +209,8 @@ impl Header {
             request_head_bytes: 0,
             request_body_bytes: 0,
             handler_tsc: 0,
-            reserved: [0; 5],
+            confirmed: 0,
+            reserved: [0; 4],
         }
     }
 
@@ -225,7 +241,8 @@ impl Header {
             request_head_bytes: u32_at(132),
             request_body_bytes: u64_at(136),
             handler_tsc: u64_at(144),
-            reserved: core::array::from_fn(|word| u64_at(152 + 8 * word)),
+            confirmed: u64_at(152),
+            reserved: core::array::from_fn(|word| u64_at(160 + 8 * word)),
         }
     }
 
@@ -257,10 +274,58 @@ impl Header {
         put(&self.request_head_bytes.to_le_bytes());
         put(&self.request_body_bytes.to_le_bytes());
         put(&self.handler_tsc.to_le_bytes());
+        put(&self.confirmed.to_le_bytes());
         for word in self.reserved {
             put(&word.to_le_bytes());
         }
         bytes
+    }
+
+    /// What a guest says to confirm that it has taken [`Header::entropy`]: a number that nobody
+    /// knows who has not looked at those bytes, another one in every clone, and never 0.
+    #[must_use]
+    pub fn confirmation(&self) -> u64 {
+        // An odd factor keeps every bit; the rotation tells equal words at different places apart.
+        const FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
+        let words = self.entropy.chunks_exact(8);
+        let mixed = words.fold(self.generation, |mixed, word| {
+            let word = u64::from_le_bytes(word.try_into().unwrap_or_default());
+            (mixed.rotate_left(23) ^ word).wrapping_mul(FACTOR)
+        });
+        mixed.max(1)
+    }
+
+    /// The host's side of a request: says where it stands, under a seal that only
+    /// [`Header::confirmation`] opens. [`Header::generation`] and [`Header::entropy`] must be set.
+    pub fn seal(&mut self, sizes: Sizes) {
+        let seal = self.confirmation();
+        self.confirmed = 0;
+        self.request_location = sizes.location as u32 ^ seal as u32;
+        self.request_head_bytes = sizes.head_bytes ^ (seal >> 32) as u32;
+        self.request_body_bytes = sizes.body_bytes ^ seal.rotate_left(17);
+    }
+
+    /// The guest's side: where the request stands. Nothing as long as [`Header::confirmed`] does not
+    /// say that the guest has taken its random bytes.
+    #[must_use]
+    pub fn opened(&self) -> Option<Sizes> {
+        let seal = self.confirmation();
+        if self.confirmed != seal {
+            return None;
+        }
+        let location = match self.request_location ^ seal as u32 {
+            0 => Location::Inline,
+            1 => Location::Buffer,
+            _ => return None,
+        };
+        let head_bytes = self.request_head_bytes ^ (seal >> 32) as u32;
+        let body_bytes = self.request_body_bytes ^ seal.rotate_left(17);
+        let fits = head_bytes as usize <= MAX_HEAD_BYTES && body_bytes <= MAX_BODY_BYTES as u64;
+        fits.then_some(Sizes {
+            location,
+            head_bytes,
+            body_bytes,
+        })
     }
 
     /// Checks what the guest set once, at its first exchange.
@@ -357,6 +422,59 @@ mod tests {
             request_buffer_bytes: u64::MAX,
             ..Header::new()
         };
-        assert_eq!(header.check_registration(), Err(MailboxError::Version(2)));
+        let refused = Err(MailboxError::Version(ABI_VERSION + 1));
+        assert_eq!(header.check_registration(), refused);
+    }
+
+    #[test]
+    fn a_request_is_found_by_who_confirms_and_by_nobody_else() {
+        let sizes = Sizes {
+            location: Location::Buffer,
+            head_bytes: 345,
+            body_bytes: 6789,
+        };
+        let mut header = Header {
+            generation: 7,
+            entropy: [0x5A; 32],
+            confirmed: 1,
+            ..Header::new()
+        };
+        header.seal(sizes);
+        assert_eq!(header.confirmed, 0, "what was confirmed before is not now");
+        assert_eq!(header.opened(), None);
+        for wrong in [
+            1,
+            7,
+            header.confirmation() ^ 1,
+            header.confirmation() ^ (1 << 63),
+        ] {
+            let guessed = Header {
+                confirmed: wrong,
+                ..header
+            };
+            assert_eq!(guessed.opened(), None, "{wrong:#x}");
+        }
+        header.confirmed = header.confirmation();
+        assert_eq!(header.opened(), Some(sizes));
+    }
+
+    #[test]
+    fn every_byte_of_the_entropy_and_the_generation_make_another_confirmation() {
+        let header = Header {
+            generation: 1,
+            entropy: [3; 32],
+            ..Header::new()
+        };
+        let other = Header {
+            generation: 2,
+            ..header
+        };
+        assert_ne!(other.confirmation(), header.confirmation());
+        for at in 0..32 {
+            let mut other = header;
+            other.entropy[at] ^= 0x80;
+            assert_ne!(other.confirmation(), header.confirmation(), "byte {at}");
+        }
+        assert_ne!(Header::new().confirmation(), 0);
     }
 }

@@ -189,6 +189,7 @@ fn classify(code: ErrorCode) -> (Exit, Option<&'static str>) {
         | E::FunctionExited
         | E::FunctionError
         | E::BadAnswer
+        | E::Unconfirmed
         | E::WarmFailed
         | E::InitFailed => (Exit::Function, None),
         E::StoreFailed => (

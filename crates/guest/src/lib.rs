@@ -17,7 +17,11 @@
 //!
 //! **Clones are equal until they are told apart.** [`random`] and the clocks of `std` differ in
 //! every clone. Random bytes that were drawn *before* the snapshot, the keys of a `HashMap` for
-//! example, are the same in all of them: draw such secrets in an [`after_restore`] hook.
+//! example, are the same in all of them: draw such secrets in an [`after_restore`] hook, and keys of
+//! hash tables with [`random_state`].
+//!
+//! No handler sees a request before the clone's own random bytes are mixed in and all hooks have run:
+//! the SDK cannot open the request earlier, and the host hears nobody who has not.
 //!
 //! A handler's `Err` becomes an error answer with its message; a panic ends this clone alone.
 //!
@@ -34,7 +38,7 @@ mod response;
 mod serve;
 
 pub use hooks::{after_restore, before_snapshot};
-pub use random::random;
+pub use random::{random, random_state};
 pub use request::{Headers, Request};
 pub use response::{IntoResponse, Response};
 pub use serve::{serve, serve_with_init};

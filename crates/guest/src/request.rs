@@ -18,12 +18,17 @@ impl<'a> Request<'a> {
     pub(crate) fn new<H: Host>(host: &'a H) -> Self {
         let mailbox = host.mailbox();
         let header = &mailbox.header;
-        let head_bytes = header.request_head_bytes as usize;
-        let bytes = head_bytes.saturating_add(header.request_body_bytes as usize);
-        let message = if header.request_location == Location::Buffer as u32 {
-            host.request_buffer(bytes)
-        } else {
-            mailbox.inline.get(..bytes).unwrap_or_default()
+        let (location, head_bytes, bytes) = match header.opened() {
+            Some(sizes) => {
+                let head_bytes = sizes.head_bytes as usize;
+                let bytes = head_bytes + sizes.body_bytes as usize;
+                (sizes.location, head_bytes, bytes)
+            }
+            None => (Location::Inline, 0, 0),
+        };
+        let message = match location {
+            Location::Buffer => host.request_buffer(bytes),
+            Location::Inline => mailbox.inline.get(..bytes).unwrap_or_default(),
         };
         let (head, body) = message.split_at_checked(head_bytes).unwrap_or_default();
         Self { header, head, body }

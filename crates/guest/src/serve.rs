@@ -65,16 +65,21 @@ where
         hook();
     }
 
-    let mut generation = host.mailbox().header.generation;
+    let mut confirmed = 0;
     host.mailbox_mut().header.kind = Kind::Ready as u32;
     let mut more = host.exchange();
     while more {
         let header = &host.mailbox().header;
-        if header.generation != generation {
-            generation = header.generation;
+        let confirmation = header.confirmation();
+        if confirmation != confirmed {
             awake(&header.entropy, &mut hooks.after_restore);
+            confirmed = confirmation;
         }
-        host.mailbox_mut().header.handler_tsc = host.ticks();
+        let ticks = host.ticks();
+        let header = &mut host.mailbox_mut().header;
+        header.handler_tsc = ticks;
+        // Not before the hooks have run: it opens the request.
+        header.confirmed = confirmed;
         more = match handler(Request::new(host)).into_response() {
             Ok(response) => send_answer(host, &response),
             Err(message) => send_message(host, Kind::Error, message.as_bytes()),

@@ -59,13 +59,14 @@ impl ColdStart {
 
         let in_hand = Instant::now();
         let limit = function.timeout();
-        let put = mailbox.put(vm, &order.request, &envelope(limit)?);
+        let asked = envelope(limit)?;
+        let put = mailbox.put(vm, &order.request, &asked);
         let restore_us = elapsed_us(in_hand);
         let begun = Instant::now();
         let (result, handler_tsc) = match put {
             Ok(()) => {
                 let stop = vm.run(begun + limit)?;
-                answer(vm, stop, limit)
+                answer(vm, stop, limit, &asked)
             }
             Err(failure) => (Ok(Err(failure)), 0),
         };

@@ -155,7 +155,7 @@ fn ready(vm: &Vm, stop: Stop, limit: Duration, console: &Tail) -> Result<Mailbox
                      {ABI_VERSION}; build it against the matching dormouse-guest"
             ),
         }),
-        Stop::Exchange { mailbox, .. } => match mailbox::take(vm, mailbox) {
+        Stop::Exchange { mailbox, .. } => match mailbox::take(vm, mailbox, None) {
             Ok(Message::Ready(state)) => match state.check(vm) {
                 Ok(()) => Ok(state),
                 Err(failure) => failed(failure),

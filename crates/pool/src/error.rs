@@ -35,6 +35,13 @@ pub enum Failure {
         /// What is wrong with it.
         reason: String,
     },
+    /// It answered without confirming that it took the clone's own random bytes. The answer was not
+    /// looked at: it might be the same in all clones.
+    #[error(
+        "the function did not confirm that it took this clone's own random bytes, so its answer was \
+         discarded; build it with dormouse-guest, which confirms by itself"
+    )]
+    Unconfirmed,
     /// The handler returned an error.
     #[error("the function reported an error: {message}")]
     Reported {

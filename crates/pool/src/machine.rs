@@ -175,10 +175,11 @@ impl Machine {
         };
         let limit = function.timeout();
         let mailbox = &function.state().mailbox;
-        let put = mailbox.put(&vm, request, &envelope(limit)?);
+        let asked = envelope(limit)?;
+        let put = mailbox.put(&vm, request, &asked);
         timings.restore_us = elapsed_us(in_hand);
         let result = match put {
-            Ok(()) => self.run(function, &mut vm, limit, &mut timings)?,
+            Ok(()) => self.run(function, &mut vm, limit, &asked, &mut timings)?,
             Err(failure) => {
                 // Where memory could not be had, that is why.
                 self.check_pager(function)?;
@@ -208,6 +209,7 @@ impl Machine {
         function: &Function,
         vm: &mut Vm,
         limit: Duration,
+        asked: &Envelope,
         timings: &mut Timings,
     ) -> Result<Result<Answer, Failure>, Error> {
         if self.expects_faults {
@@ -216,7 +218,7 @@ impl Machine {
         }
         let begun = Instant::now();
         let stop = vm.run(begun + limit)?;
-        let (result, handler_tsc) = answer(vm, stop, limit);
+        let (result, handler_tsc) = answer(vm, stop, limit, asked);
         timings.run_us = elapsed_us(begun);
         timings.handler_us = vm.into_run(handler_tsc).map(whole_us);
         self.check_pager(function)?;
@@ -419,9 +421,10 @@ pub(crate) fn answer(
     vm: &Vm,
     stop: Stop,
     limit: Duration,
+    asked: &Envelope,
 ) -> (Result<Result<Answer, Failure>, Error>, u64) {
     let failure = match stop {
-        Stop::Exchange { mailbox, .. } => match mailbox::take(vm, mailbox) {
+        Stop::Exchange { mailbox, .. } => match mailbox::take(vm, mailbox, Some(asked)) {
             Ok(Message::Answer {
                 answer,
                 handler_tsc,

@@ -7,7 +7,8 @@
 use bytes::Bytes;
 use dormouse_abi::{
     ABI_VERSION, HEADER_BYTES, HeadReader, HeadWriter, Header, INLINE_BYTES, Kind, Location,
-    MAILBOX_BYTES, MAX_BODY_BYTES, MAX_HEAD_BYTES, MailboxError, REQUEST_BUFFER_BYTES, field_bytes,
+    MAILBOX_BYTES, MAX_BODY_BYTES, MAX_HEAD_BYTES, MailboxError, REQUEST_BUFFER_BYTES, Sizes,
+    field_bytes,
 };
 use dormouse_vmm::{Vm, VmState};
 use serde::{Deserialize, Serialize};
@@ -41,6 +42,18 @@ pub(crate) struct Envelope {
     pub(crate) real_time_unix_ns: u64,
     pub(crate) deadline_unix_ns: u64,
     pub(crate) entropy: [u8; 32],
+}
+
+impl Envelope {
+    /// What the clone must say to be heard.
+    fn confirmation(&self) -> u64 {
+        let header = Header {
+            generation: self.generation,
+            entropy: self.entropy,
+            ..Header::new()
+        };
+        header.confirmation()
+    }
 }
 
 /// What a guest said with an exchange.
@@ -191,26 +204,27 @@ impl MailboxState {
         let mut header = Header::decode(&bytes);
 
         let length = request.head.len() + request.body.len();
-        let used = if length <= INLINE_BYTES {
+        let (location, used) = if length <= INLINE_BYTES {
             let (head, body) = page[HEADER_BYTES..][..length].split_at_mut(request.head.len());
             head.copy_from_slice(&request.head);
             body.copy_from_slice(&request.body);
-            header.request_location = Location::Inline as u32;
-            HEADER_BYTES + length
+            (Location::Inline, HEADER_BYTES + length)
         } else {
             vm.write_virtual(self.request_buffer, &request.head)?;
             let body_address = self.request_buffer.wrapping_add(request.head.len() as u64);
             vm.write_virtual(body_address, &request.body)?;
-            header.request_location = Location::Buffer as u32;
-            HEADER_BYTES
+            (Location::Buffer, HEADER_BYTES)
         };
-        header.request_head_bytes = request.head.len() as u32;
-        header.request_body_bytes = request.body.len() as u64;
         header.request_id = envelope.request_id;
         header.generation = envelope.generation;
         header.real_time_unix_ns = envelope.real_time_unix_ns;
         header.deadline_unix_ns = envelope.deadline_unix_ns;
         header.entropy = envelope.entropy;
+        header.seal(Sizes {
+            location,
+            head_bytes: request.head.len() as u32,
+            body_bytes: request.body.len() as u64,
+        });
         page[..HEADER_BYTES].copy_from_slice(&header.encode());
         vm.write_virtual(self.address, &page[..used])
     }
@@ -257,6 +271,8 @@ struct Said {
     head: Span,
     body: Span,
     handler_tsc: u64,
+    /// What it says of this clone's random bytes.
+    confirmed: u64,
 }
 
 /// Memory that a guest names, of a length that is allowed. Taking it uses it up.
@@ -306,6 +322,7 @@ impl Page {
             )?,
             body: span("body", header.answer_body_address, header.answer_body_bytes)?,
             handler_tsc: header.handler_tsc,
+            confirmed: header.confirmed,
         })
     }
 
@@ -323,11 +340,13 @@ impl Page {
     }
 }
 
-/// Reads what a guest says with the exchange that it just made with the mailbox at `address`.
+/// Reads what a guest says with the exchange that it just made with the mailbox at `address`. `asked`
+/// is what it was told with its request; nothing where it had none yet.
 ///
 /// # Errors
-/// [`Failure::BadAnswer`] for anything that the ABI does not allow.
-pub(crate) fn take(vm: &Vm, address: u64) -> Result<Message, Failure> {
+/// [`Failure::Unconfirmed`] where it answers without having taken this clone's random bytes; nothing
+/// of the answer is read then. [`Failure::BadAnswer`] for anything that the ABI does not allow.
+pub(crate) fn take(vm: &Vm, address: u64, asked: Option<&Envelope>) -> Result<Message, Failure> {
     let page = Page::fetch(vm, address)?;
     let said = page.check()?;
     if said.kind == Kind::Ready {
@@ -335,6 +354,12 @@ pub(crate) fn take(vm: &Vm, address: u64) -> Result<Message, Failure> {
             address,
             request_buffer: said.request_buffer,
         }));
+    }
+    if said.kind != Kind::InitError
+        && let Some(asked) = asked
+        && said.confirmed != asked.confirmation()
+    {
+        return Err(Failure::Unconfirmed);
     }
     let body = page.take(vm, said.body)?;
     let text = || String::from_utf8_lossy(&body[..body.len().min(MAX_MESSAGE_BYTES)]).into_owned();

@@ -338,12 +338,13 @@ impl WarmClone {
     ) -> Result<Result<u64, String>, Error> {
         let limit = function.timeout().min(left);
         let mailbox = &function.state().mailbox;
-        let put = mailbox.put(&self.vm, request, &envelope(limit)?);
+        let asked = envelope(limit)?;
+        let put = mailbox.put(&self.vm, request, &asked);
         let begun = Instant::now();
         let result = match put {
             Ok(()) => {
                 let stop = self.vm.run(begun + limit)?;
-                answer(&self.vm, stop, limit).0
+                answer(&self.vm, stop, limit, &asked).0
             }
             Err(failure) => Ok(Err(failure)),
         };

@@ -98,6 +98,7 @@ error_codes! {
     FunctionExited "function-exited" BAD_GATEWAY "The function exited instead of answering";
     FunctionError "function-error" BAD_GATEWAY "The function reported an error";
     BadAnswer "bad-answer" BAD_GATEWAY "The function's answer is not acceptable";
+    Unconfirmed "unconfirmed-clone" BAD_GATEWAY "The clone did not confirm that it is unique";
     FunctionTimeout "function-timeout" GATEWAY_TIMEOUT "The function did not answer in time";
     WarmFailed "warm-failed" BAD_GATEWAY "The function failed while it was warmed";
     InitFailed "init-failed" BAD_GATEWAY "The function failed while it started";
@@ -161,6 +162,7 @@ impl ApiError {
             Failure::TimedOut { .. } => ErrorCode::FunctionTimeout,
             Failure::BadAnswer { .. } => ErrorCode::BadAnswer,
             Failure::Reported { .. } => ErrorCode::FunctionError,
+            Failure::Unconfirmed => ErrorCode::Unconfirmed,
             _ => ErrorCode::FunctionCrashed,
         };
         Self {
@@ -406,6 +408,7 @@ mod tests {
             (Failure::Exited { code: -1 }, "function-exited", 502),
             (Failure::Reported { message: text() }, "function-error", 502),
             (Failure::BadAnswer { reason: text() }, "bad-answer", 502),
+            (Failure::Unconfirmed, "unconfirmed-clone", 502),
             (Failure::TimedOut { limit }, "function-timeout", 504),
         ] {
             let api = ApiError::from_failure(&failure, "");

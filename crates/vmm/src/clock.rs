@@ -96,6 +96,7 @@ impl ClockOrigin {
 }
 
 /// The kernel reseeds its pool at the first draw more than 1 s after the last; a little is added.
+/// "Never" is 0 on the same clock, so a guest reseeds only once it is that old itself.
 const RESEED_INTERVAL_NS: u64 = 1_100_000_000;
 
 /// Real time in nanoseconds since the Unix epoch.
@@ -206,12 +207,19 @@ impl ClockState {
     /// How long clones must still wait until they no longer share random bytes, nanoseconds.
     #[must_use]
     pub fn unique_in_ns(&self) -> u64 {
-        if self.reseeds {
-            return 0;
-        }
         // One from the future (a clock that was put back) waits for the whole interval.
-        let age_ns = unix_ns().saturating_sub(self.unix_ns);
-        RESEED_INTERVAL_NS.saturating_sub(age_ns)
+        self.unique_in_ns_at(unix_ns().saturating_sub(self.unix_ns))
+    }
+
+    /// The same, `age_ns` nanoseconds after the snapshot.
+    fn unique_in_ns_at(&self, age_ns: u64) -> u64 {
+        let since_reseed_ns = match self.places.last_reseed {
+            // It reads 0, so what counts is the guest's own time, which goes on with ours.
+            Some(_) => age_ns.saturating_add(ticks_us(self.tsc, self.tsc_khz).saturating_mul(1000)),
+            None if self.reseeds => return 0,
+            None => age_ns,
+        };
+        RESEED_INTERVAL_NS.saturating_sub(since_reseed_ns)
     }
 
     /// Whether this host can restore these clocks now.
@@ -266,6 +274,63 @@ impl ClockState {
             },
             reseeds: true,
             boot_id: "d1e6e0a5-0d0e-4b3a-8b0f-2f1f5f1f0a11".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    /// A guest that was saved so long after its boot.
+    fn saved_after(ms: u64, last_reseed: Option<u64>, reseeds: bool) -> ClockState {
+        let example = ClockState::example();
+        ClockState {
+            tsc: u64::from(example.tsc_khz) * ms,
+            places: KernelPlaces {
+                last_reseed,
+                ..example.places.clone()
+            },
+            reseeds,
+            ..example
+        }
+    }
+
+    /// The kernel asks whether its time is more than a second past the last reseed, which is 0 in a
+    /// snapshot: a guest that was saved in its first second would draw from the shared pool.
+    #[test]
+    fn clones_of_a_very_young_guest_wait_until_it_reseeds() {
+        let young = saved_after(300, Some(0x1000), true);
+        assert_eq!(young.unique_in_ns_at(0), 800 * MS);
+        assert_eq!(young.unique_in_ns_at(500 * MS), 300 * MS);
+        assert_eq!(young.unique_in_ns_at(800 * MS), 0);
+        let older = saved_after(1200, Some(0x1000), true);
+        assert_eq!(older.unique_in_ns_at(0), 0);
+    }
+
+    #[test]
+    fn a_pool_that_nobody_drew_from_needs_no_wait_and_an_unknown_one_needs_all_of_it() {
+        assert_eq!(saved_after(5, None, true).unique_in_ns_at(0), 0);
+        let unknown = saved_after(60_000, None, false);
+        assert_eq!(unknown.unique_in_ns_at(0), RESEED_INTERVAL_NS);
+        assert_eq!(unknown.unique_in_ns_at(100 * MS), 1000 * MS);
+        assert_eq!(unknown.unique_in_ns_at(u64::MAX), 0);
+    }
+
+    /// Whatever a state file says: nobody waits longer than that, and nothing overflows.
+    #[test]
+    fn impossible_clocks_wait_no_longer_than_the_interval() {
+        for (tsc, tsc_khz) in [(0, 0), (u64::MAX, 1), (u64::MAX, 0)] {
+            for age_ns in [0, 1, u64::MAX] {
+                let state = ClockState {
+                    tsc,
+                    tsc_khz,
+                    ..saved_after(1, Some(0), true)
+                };
+                assert!(state.unique_in_ns_at(age_ns) <= RESEED_INTERVAL_NS);
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use dormouse_abi::{HeadReader, Header, Location, MAILBOX_BYTES, Mailbox};
+use dormouse_abi::{HeadReader, Header, Location, MAILBOX_BYTES, Mailbox, Sizes};
 
 use super::*;
 
@@ -61,15 +61,17 @@ impl TestHost {
         let head_bytes = writer.used_bytes();
         room[head_bytes..][..request.body.len()].copy_from_slice(&request.body);
         let header = &mut self.mailbox.header;
-        header.request_head_bytes = head_bytes as u32;
-        header.request_body_bytes = request.body.len() as u64;
-        header.request_location = if request.in_buffer {
-            Location::Buffer
-        } else {
-            Location::Inline
-        } as u32;
         header.generation = request.generation;
         header.entropy = [request.generation as u8; 32];
+        header.seal(Sizes {
+            location: if request.in_buffer {
+                Location::Buffer
+            } else {
+                Location::Inline
+            },
+            head_bytes: head_bytes as u32,
+            body_bytes: request.body.len() as u64,
+        });
     }
 }
 
@@ -105,6 +107,9 @@ impl Host for TestHost {
                 self.ticks()
             };
             assert_eq!(header.handler_tsc, entered);
+            if kind != Kind::InitError {
+                assert_eq!(header.confirmed, header.confirmation());
+            }
             let page = std::ptr::from_ref(&*self.mailbox) as u64;
             let head = self.read(header.answer_head_address, header.answer_head_bytes);
             self.answers.push(Answer {

@@ -1,6 +1,6 @@
 //! The host's side of the function ABI, as small as it can be: one request in, one answer out.
 
-use dormouse_abi::{HEADER_BYTES, HeadWriter, Header, Location};
+use dormouse_abi::{HEADER_BYTES, HeadWriter, Header, Location, Sizes};
 use dormouse_vmm::{Stop, Vm};
 
 use super::{Captured, far};
@@ -35,13 +35,15 @@ pub(crate) fn request(vm: &mut Vm, mailbox: u64, target: &str) -> Outcome {
     writer.put(b"GET").unwrap();
     writer.put(target.as_bytes()).unwrap();
     let head_bytes = writer.used_bytes();
-    let asked = Header {
+    let mut asked = Header {
         request_id: 1,
-        request_location: Location::Inline as u32,
-        request_head_bytes: head_bytes as u32,
-        request_body_bytes: 0,
         ..header(vm, mailbox)
     };
+    asked.seal(Sizes {
+        location: Location::Inline,
+        head_bytes: head_bytes as u32,
+        body_bytes: 0,
+    });
     vm.write_virtual(mailbox, &asked.encode()).unwrap();
     let inline = mailbox + HEADER_BYTES as u64;
     vm.write_virtual(inline, &head[..head_bytes]).unwrap();

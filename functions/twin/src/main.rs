@@ -1,0 +1,86 @@
+//! Does before its snapshot what makes clones alike: draws random bytes and hash keys, and leaves a
+//! thread asleep. Tells as JSON which of it its clones share:
+//!
+//! | Member | What it is | In every clone |
+//! |---|---|---|
+//! | `kept_hash` | a hash by keys from before the snapshot | the same |
+//! | `thread_hash` | one by `RandomState::new()` in the handler, on the thread that drew before | the same |
+//! | `hook_hash` | one by `dormouse_guest::random_state()`, drawn in a hook after the restore | its own |
+//! | `kept_random` | random bytes from before the snapshot | the same |
+//! | `hook_random` | random bytes that the hook drew | its own |
+//! | `asleep_ms` | how long ago a thread went to sleep, before the snapshot | |
+//! | `woke` | whether it woke up: it sleeps for `SLEEP_MS` | |
+//! | `woke_long` | the same of one that sleeps for ten days | |
+//!
+//! `?nap_ms=N` sleeps for so long first, which lets other threads run.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use dormouse_guest::{Request, Response};
+
+const SLEEP_MS: u64 = 4000;
+const LONG: Duration = Duration::from_secs(10 * 24 * 3600);
+
+static WOKE: AtomicBool = AtomicBool::new(false);
+static WOKE_LONG: AtomicBool = AtomicBool::new(false);
+/// What the hook drew.
+static DRAWN: Mutex<Option<(RandomState, u64)>> = Mutex::new(None);
+
+fn main() {
+    let kept = RandomState::new();
+    let kept_random = random();
+    let armed = Instant::now();
+    thread::spawn(|| {
+        thread::sleep(Duration::from_millis(SLEEP_MS));
+        WOKE.store(true, Ordering::Relaxed);
+    });
+    thread::spawn(|| {
+        thread::sleep(LONG);
+        WOKE_LONG.store(true, Ordering::Relaxed);
+    });
+    // Both are asleep before the snapshot.
+    thread::sleep(Duration::from_millis(20));
+    dormouse_guest::after_restore(|| {
+        if let Ok(mut drawn) = DRAWN.lock() {
+            *drawn = Some((dormouse_guest::random_state(), random()));
+        }
+    });
+    dormouse_guest::serve(move |request| tell(request, &kept, kept_random, armed));
+}
+
+fn random() -> u64 {
+    let mut bytes = [0; 8];
+    dormouse_guest::random(&mut bytes);
+    u64::from_be_bytes(bytes)
+}
+
+fn tell(
+    request: Request<'_>,
+    kept: &RandomState,
+    kept_random: u64,
+    armed: Instant,
+) -> Result<Response, String> {
+    if let Some(nap_ms) = request.query_value("nap_ms") {
+        let nap_ms = nap_ms.parse().map_err(|_| "nap_ms must be a number")?;
+        thread::sleep(Duration::from_millis(nap_ms));
+    }
+    let drawn = DRAWN.lock().map_err(|error| error.to_string())?.take();
+    let (hook_state, hook_random) = drawn.ok_or("the hook did not run")?;
+    let kept_hash = kept.hash_one(0);
+    let thread_hash = RandomState::new().hash_one(0);
+    let hook_hash = hook_state.hash_one(0);
+    let woke = WOKE.load(Ordering::Relaxed);
+    let woke_long = WOKE_LONG.load(Ordering::Relaxed);
+    let asleep_ms = armed.elapsed().as_millis();
+    let generation = request.generation();
+    Ok(Response::json(format!(
+        "{{\"kept_hash\":\"{kept_hash:016x}\",\"thread_hash\":\"{thread_hash:016x}\",\
+         \"hook_hash\":\"{hook_hash:016x}\",\"kept_random\":\"{kept_random:016x}\",\
+         \"hook_random\":\"{hook_random:016x}\",\"asleep_ms\":{asleep_ms},\"woke\":{woke},\
+         \"woke_long\":{woke_long},\"sleep_ms\":{SLEEP_MS},\"generation\":{generation}}}\n"
+    )))
+}
