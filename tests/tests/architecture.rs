@@ -278,3 +278,39 @@ fn no_file_is_too_long_without_a_reason() {
     }
     assert!(unused.is_empty(), "short enough by now: {unused:?}");
 }
+
+/// `docs/UNIQUENESS.md` says for each hazard which test would notice it.
+#[test]
+fn every_test_that_is_named_for_uniqueness_exists() {
+    let page = fs::read_to_string(root().join("docs/UNIQUENESS.md")).expect("the page");
+    let rows = page.lines().filter(|line| line.starts_with("| "));
+    let mut hazards = 0;
+    // After the head of the table; the line of dashes has no space.
+    for row in rows.skip(1) {
+        let tests = row.trim_end_matches(" |").rsplit(" | ").next();
+        let named: Vec<_> = tests
+            .into_iter()
+            .flat_map(|tests| tests.split(", "))
+            .filter_map(|test| test.trim_matches('`').split_once(".rs::"))
+            .collect();
+        assert!(!named.is_empty(), "no test for: {row}");
+        for (file, test) in named {
+            let path = root().join(format!("{file}.rs"));
+            let text = fs::read_to_string(&path)
+                .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            let lines: Vec<_> = text.lines().map(str::trim).collect();
+            let function = format!("fn {test}() {{");
+            let at = lines
+                .iter()
+                .position(|line| line.trim_start_matches("async ") == function)
+                .unwrap_or_else(|| panic!("{file}.rs has no {test}"));
+            let is_test =
+                |line: &&str| line.starts_with("#[test]") || line.starts_with("#[tokio::test");
+            let attributes = lines[..at].iter().rev();
+            let mut attributes = attributes.take_while(|line| line.starts_with('#'));
+            assert!(attributes.any(|line| is_test(&line)), "{test} is no test");
+        }
+        hazards += 1;
+    }
+    assert!(hazards > 10, "only {hazards} rows were read");
+}

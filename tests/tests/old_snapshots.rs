@@ -1,16 +1,23 @@
 //! Snapshots that are old: time is right in their clones, and where they cannot be restored any
 //! more the function is booted anew.
+//!
+//! They are new ones whose saved clocks are changed. Where the host lets guests have a TSC of their
+//! own, that is as good as waiting: the TSC is set by the saved clocks. Where it does not, a guest's
+//! TSC is the host's, and no change makes it older: what is tested there is that nothing relies on
+//! the saved time.
 
 use dormouse_abi::{ABI_VERSION, MAGIC};
 use dormouse_tests::{Client, Edited, Server, edit, unix_ms};
+use serde_json::Value;
 
 const HOUR_NS: u64 = 3600 * 1_000_000_000;
+const WEEK_NS: u64 = 7 * 24 * HOUR_NS;
 
 /// Real time may be wrong by that: the bound.
 const CLOCK_MS: u64 = 100;
 
 #[track_caller]
-fn knows_the_time(client: &Client) {
+fn knows_the_time(client: &Client) -> Value {
     let before = unix_ms();
     let json = client.invoke("whoami", "/").ok().json();
     let after = unix_ms();
@@ -19,6 +26,13 @@ fn knows_the_time(client: &Client) {
         (before - CLOCK_MS..=after + CLOCK_MS).contains(&time),
         "{time} is not between {before} and {after}"
     );
+    json
+}
+
+/// Whether guests may have a TSC of their own here.
+fn tsc_is_settable() -> bool {
+    let host = dormouse_vmm::Host::open().expect("KVM");
+    host.profile().tsc_settable
 }
 
 /// Where the state has the time of the snapshot, and which. The TSC stands just before it, the
@@ -55,7 +69,7 @@ fn tsc_khz(edited: &Edited, clock: &Clock) -> u64 {
 }
 
 #[test]
-fn clones_of_a_snapshot_that_is_hours_old_know_the_time() {
+fn clones_of_a_snapshot_that_is_a_week_old_know_the_time() {
     let Some(server) = Server::start() else {
         return;
     };
@@ -63,13 +77,57 @@ fn clones_of_a_snapshot_that_is_hours_old_know_the_time() {
     let folder = server.store().to_owned();
     edit(&folder, "whoami", |edited| {
         let clock = clock(edited);
-        edited.set_integer(clock.at, clock.unix_ns - 9 * HOUR_NS);
+        edited.set_integer(clock.at, clock.unix_ns - WEEK_NS);
     });
     let Some(later) = Server::over(&folder) else {
         return;
     };
+    let first = knows_the_time(later.client());
+    let mut last_ns = first["monotonic_ns"].as_u64().expect("a time");
+    // Since the function started. A week and a little, or what it really was.
+    let about_ns = if tsc_is_settable() { WEEK_NS } else { 0 };
+    assert!(
+        (about_ns..about_ns + HOUR_NS).contains(&last_ns),
+        "{last_ns} ns since the start"
+    );
     for _ in 0..20 {
-        knows_the_time(later.client());
+        let json = knows_the_time(later.client());
+        let now_ns = json["monotonic_ns"].as_u64().expect("a time");
+        assert!(now_ns > last_ns, "{now_ns} comes after {last_ns}");
+        last_ns = now_ns;
+    }
+}
+
+/// The host's boot has another name, and its TSC stands higher than in the snapshot: only the name
+/// tells that it was counted from elsewhere.
+#[test]
+fn a_snapshot_of_another_boot_never_shows_that_boots_time() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    server.deploy("whoami");
+    let folder = server.store().to_owned();
+    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("a name");
+    let boot_id = boot_id.trim().as_bytes();
+    edit(&folder, "whoami", |edited| {
+        let mut found = edited.state.windows(boot_id.len());
+        let at = found.position(|name| name == boot_id).expect("the boot");
+        edited.state[at] = if boot_id[0] == b'0' { b'1' } else { b'0' };
+    });
+    let Some(later) = Server::over(&folder) else {
+        return;
+    };
+    let first = later.client().invoke("whoami", "/").ok();
+    let expected = if tsc_is_settable() {
+        "restored"
+    } else {
+        "cold"
+    };
+    assert_eq!(first.header("x-start-type"), expected);
+    for _ in 0..5 {
+        let json = knows_the_time(later.client());
+        let ns = json["monotonic_ns"].as_u64().expect("a time");
+        assert!(ns < HOUR_NS, "time jumped by {ns} ns");
     }
 }
 
@@ -124,10 +182,7 @@ fn a_snapshot_from_before_the_hosts_restart_is_made_anew() {
     let Some(later) = Server::over(&folder) else {
         return;
     };
-    let settable = dormouse_vmm::Host::open()
-        .expect("KVM")
-        .profile()
-        .tsc_settable;
+    let settable = tsc_is_settable();
     let target = "/?sleep_ms=20&thread=1&print=1";
     let first = later.client().invoke("whoami", target).ok();
     let expected = if settable { "restored" } else { "cold" };

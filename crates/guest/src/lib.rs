@@ -17,8 +17,8 @@
 //!
 //! **Clones are equal until they are told apart.** [`random`] and the clocks of `std` differ in
 //! every clone. Random bytes that were drawn *before* the snapshot, the keys of a `HashMap` for
-//! example, are the same in all of them: draw such secrets in an [`after_restore`] hook, and keys of
-//! hash tables with [`random_state`].
+//! example, are the same in all of them: draw such secrets in an [`after_restore`] hook. The keys of
+//! a `HashMap` that a handler makes are the same too, unless they come from [`random_state`].
 //!
 //! No handler sees a request before the clone's own random bytes are mixed in and all hooks have run:
 //! the SDK cannot open the request earlier, and the host hears nobody who has not.

@@ -22,9 +22,9 @@ pub fn random(bytes: &mut [u8]) {
 
 /// Keys for hash tables that no other clone has, whenever it is called after the snapshot.
 ///
-/// `RandomState::new` does not give such: std draws keys once per thread and counts on from there, so
-/// on a thread that made a hash table before the snapshot (the one that serves, mostly) all clones
-/// go on with the same. Call this in an [`crate::after_restore`] hook or in the handler, and build
+/// `RandomState::new` does not give such: std draws keys once per thread and counts on from there. On
+/// the thread that serves it has drawn them before `main`, for the environment, so all clones go on
+/// with the same. Call this in an [`crate::after_restore`] hook or in the handler, and build
 /// tables that hold what strangers send with [`HashMap::with_hasher`](std::collections::HashMap).
 /// It costs a thread, whose keys come from the kernel.
 ///

@@ -1,8 +1,8 @@
 //! Tells what a clone knows of itself, as JSON: real and monotonic time, randomness, generation,
 //! and how many requests this clone has answered, which is always 1.
 //!
-//! The query asks for more: `?kernel=1` adds random bytes from Hermit's own pool, `?sleep_ms=N`
-//! sleeps before the times are taken, `?thread=1` runs a thread, `?print=1` prints a line.
+//! The query asks for more: `?kernel=1` adds random bytes from Hermit's own pool, `?entropy=1` the same
+//! by a system call instead of a new thread's hash keys, `?sleep_ms=N` sleeps before the times are taken, `?thread=1` runs a thread, `?print=1` prints a line.
 //! `POST /secret` keeps the body in a static and in a leaked allocation and answers 204; no later
 //! request may find it. `GET /secret` answers what the static holds, which is nothing.
 
@@ -69,6 +69,10 @@ fn introduce(request: Request<'_>, started: Instant, requests: u64) -> Result<Re
             format_args!("\"{random:016x}\""),
         )?;
     }
+    if request.query_value("entropy") == Some("1") {
+        let entropy = kernel::entropy().ok_or("the kernel has no randomness")?;
+        add(&mut more, "entropy", format_args!("\"{entropy:016x}\""))?;
+    }
     if request.query_value("print") == Some("1") {
         println!("whoami: request {} prints", request.id());
         add(&mut more, "printed", true)?;
@@ -87,6 +91,22 @@ fn introduce(request: Request<'_>, started: Instant, requests: u64) -> Result<Re
         "{{\"real_time_unix_ms\":{real_time_unix_ms},\"monotonic_ns\":{monotonic_ns},\
          \"random\":\"{random:032x}\",\"generation\":{generation},\"requests\":{requests}{more}}}\n"
     )))
+}
+
+/// What std does not hand out.
+mod kernel {
+    unsafe extern "C" {
+        /// Hermit's system call: the bytes that it wrote, or a negative error.
+        fn sys_read_entropy(buffer: *mut u8, bytes: usize, flags: u32) -> isize;
+    }
+
+    /// Random bytes from the kernel's pool.
+    pub(crate) fn entropy() -> Option<u64> {
+        let mut bytes = [0; 8];
+        // SAFETY: the kernel writes as many bytes as the buffer has, and no more.
+        let written = unsafe { sys_read_entropy(bytes.as_mut_ptr(), bytes.len(), 0) };
+        (written == 8).then(|| u64::from_le_bytes(bytes))
+    }
 }
 
 fn add(json: &mut String, name: &str, value: impl std::fmt::Display) -> Result<(), String> {
