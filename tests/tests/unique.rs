@@ -10,8 +10,6 @@ use dormouse_tests::{Client, Server, in_parallel};
 use serde_json::Value;
 
 const CLONES: usize = 160;
-/// Each starts a thread, so none is rolled back.
-const TWINS: usize = 40;
 const AT_ONCE: usize = 8;
 
 /// What clones said, and by which kind of start each came to be.
@@ -86,12 +84,12 @@ fn what_was_drawn_before_the_snapshot_is_shared_and_the_hook_draws_anew() {
         return;
     };
     server.deploy("twin");
-    let told = Told::ask(server.client(), "twin", "/", TWINS);
+    let told = Told::ask(server.client(), "twin", "/", CLONES);
     for member in ["kept_hash", "kept_random", "thread_hash"] {
         assert_eq!(told.values(member), 1, "{member}");
     }
     for member in ["hook_hash", "hook_random", "generation"] {
-        assert_eq!(told.values(member), TWINS, "shared by clones: {member}");
+        assert_eq!(told.values(member), CLONES, "shared by clones: {member}");
     }
 }
 

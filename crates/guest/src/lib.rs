@@ -18,7 +18,7 @@
 //! **Clones are equal until they are told apart.** [`random`] and the clocks of `std` differ in
 //! every clone. Random bytes that were drawn *before* the snapshot, the keys of a `HashMap` for
 //! example, are the same in all of them: draw such secrets in an [`after_restore`] hook. The keys of
-//! a `HashMap` that a handler makes are the same too, unless they come from [`random_state`].
+//! a `HashMap` that a handler makes are the same too, unless it has [`HashKeys`].
 //!
 //! No handler sees a request before the clone's own random bytes are mixed in and all hooks have run:
 //! the SDK cannot open the request earlier, and the host hears nobody who has not.
@@ -30,6 +30,7 @@
 
 #[cfg(any(test, target_os = "hermit"))]
 mod alloc;
+mod hash;
 mod hooks;
 mod port;
 mod random;
@@ -37,8 +38,9 @@ mod request;
 mod response;
 mod serve;
 
+pub use hash::HashKeys;
 pub use hooks::{after_restore, before_snapshot};
-pub use random::{random, random_state};
+pub use random::random;
 pub use request::{Headers, Request};
 pub use response::{IntoResponse, Response};
 pub use serve::{serve, serve_with_init};

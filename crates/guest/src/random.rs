@@ -20,23 +20,6 @@ pub fn random(bytes: &mut [u8]) {
     generator.fill(bytes);
 }
 
-/// Keys for hash tables that no other clone has, whenever it is called after the snapshot.
-///
-/// `RandomState::new` does not give such: std draws keys once per thread and counts on from there. On
-/// the thread that serves it has drawn them before `main`, for the environment, so all clones go on
-/// with the same. Call this in an [`crate::after_restore`] hook or in the handler, and build
-/// tables that hold what strangers send with [`HashMap::with_hasher`](std::collections::HashMap).
-/// It costs a thread, whose keys come from the kernel.
-///
-/// # Panics
-/// Where no thread can be started: keys that others have would be worse.
-#[must_use]
-pub fn random_state() -> RandomState {
-    std::thread::spawn(RandomState::new)
-        .join()
-        .expect("std draws hash keys without a panic")
-}
-
 /// Mixes the host's fresh entropy into the generator.
 pub(crate) fn reseed(entropy: &[u8; 32]) {
     generator().mix(entropy);

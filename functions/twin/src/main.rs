@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | `kept_hash` | a hash by keys from before the snapshot | the same |
 //! | `thread_hash` | one by `RandomState::new()` in the handler, on the thread that drew before | the same |
-//! | `hook_hash` | one by `dormouse_guest::random_state()`, drawn in a hook after the restore | its own |
+//! | `hook_hash` | one by `dormouse_guest::HashKeys`, drawn in a hook after the restore | its own |
 //! | `kept_random` | random bytes from before the snapshot | the same |
 //! | `hook_random` | random bytes that the hook drew | its own |
 //! | `asleep_ms` | how long ago a thread went to sleep, before the snapshot | |
@@ -19,14 +19,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dormouse_guest::{Request, Response};
+use dormouse_guest::{HashKeys, Request, Response};
 
 const SLEEP_MS: u64 = 4000;
 
 static ASLEEP: AtomicBool = AtomicBool::new(false);
 static WOKE: AtomicBool = AtomicBool::new(false);
 /// What the hook drew.
-static DRAWN: Mutex<Option<(RandomState, u64)>> = Mutex::new(None);
+static DRAWN: Mutex<Option<(HashKeys, u64)>> = Mutex::new(None);
 
 fn main() {
     let kept = RandomState::new();
@@ -43,7 +43,7 @@ fn main() {
     }
     dormouse_guest::after_restore(|| {
         if let Ok(mut drawn) = DRAWN.lock() {
-            *drawn = Some((dormouse_guest::random_state(), random()));
+            *drawn = Some((HashKeys::draw(), random()));
         }
     });
     dormouse_guest::serve(move |request| tell(request, &kept, kept_random, armed));
@@ -66,10 +66,10 @@ fn tell(
         thread::sleep(Duration::from_millis(nap_ms));
     }
     let drawn = DRAWN.lock().map_err(|error| error.to_string())?.take();
-    let (hook_state, hook_random) = drawn.ok_or("the hook did not run")?;
+    let (hook_keys, hook_random) = drawn.ok_or("the hook did not run")?;
     let kept_hash = kept.hash_one(0);
     let thread_hash = RandomState::new().hash_one(0);
-    let hook_hash = hook_state.hash_one(0);
+    let hook_hash = hook_keys.hash_one(0);
     let woke = WOKE.load(Ordering::Relaxed);
     let asleep_ms = armed.elapsed().as_millis();
     let generation = request.generation();
