@@ -308,7 +308,7 @@ fn every_test_that_is_named_for_uniqueness_exists() {
                 |line: &&str| line.starts_with("#[test]") || line.starts_with("#[tokio::test");
             let attributes = lines[..at].iter().rev();
             let mut attributes = attributes.take_while(|line| line.starts_with('#'));
-            assert!(attributes.any(|line| is_test(line)), "{test} is no test");
+            assert!(attributes.any(is_test), "{test} is no test");
         }
         hazards += 1;
     }
