@@ -88,11 +88,10 @@ impl ExceptionWatch {
             .unwrap_or(first)
             .trim();
         let mut summary = first.to_owned();
-        if let Some(address) = hex_after(&self.text, "page_fault_linear_address = ") {
+        if let Some(address) = hex_after(&self.text, FAULT_ADDRESS) {
             summary.push_str(&format!(" at address {address:#x}"));
         }
-        let instruction = hex_after(&self.text, "instruction_pointer: VirtAddr(");
-        if let Some(address) = instruction {
+        if let Some(address) = self.instruction() {
             summary.push_str(&format!(", instruction at {address:#x}"));
             if let Some(name) = name(address) {
                 summary.push_str(&format!(" in {name}"));
@@ -100,7 +99,25 @@ impl ExceptionWatch {
         }
         summary
     }
+
+    /// Where the instruction stands that the report is about.
+    pub(crate) fn instruction(&self) -> Option<u64> {
+        hex_after(&self.text, INSTRUCTION)
+    }
+
+    /// The registers that the report names.
+    pub(crate) fn registers(&self) -> Vec<(&'static str, u64)> {
+        [("rip", INSTRUCTION), ("rsp", STACK), ("cr2", FAULT_ADDRESS)]
+            .into_iter()
+            .filter_map(|(name, label)| Some((name, hex_after(&self.text, label)?)))
+            .collect()
+    }
 }
+
+/// What stands before the numbers of a report.
+const INSTRUCTION: &str = "instruction_pointer: VirtAddr(";
+const STACK: &str = "stack_pointer: VirtAddr(";
+const FAULT_ADDRESS: &str = "page_fault_linear_address = ";
 
 /// Drops the kernel's `[LEVEL]`-like prefixes.
 fn strip_prefix(line: &str) -> &str {

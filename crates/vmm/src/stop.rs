@@ -27,10 +27,16 @@ pub struct Crash {
     pub kind: CrashKind,
     /// What happened, in one sentence, with addresses and symbols where they are known.
     pub reason: String,
+    /// Registers by name, as far as they are known of the moment of the crash. Of an exception that
+    /// the guest's kernel reported these are the few that its report names: the vCPU's own have
+    /// gone on since. Of all other kinds they are the vCPU's, from `rip` to `cr4`.
+    pub registers: Vec<(&'static str, u64)>,
+    /// What the image has at the instruction that crashed, as `function+0x1f`.
+    pub symbol: Option<String>,
 }
 
 /// Kinds of crashes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CrashKind {
     /// A CPU exception or a panic that the guest's kernel reported.
     Exception,
@@ -40,11 +46,33 @@ pub enum CrashKind {
     Instruction,
     /// A hypercall that makes no sense.
     Hypercall,
-    /// KVM could not go on with the guest, or memory could not be had.
+    /// KVM left the guest for a reason that means nothing here.
+    UnknownExit,
+    /// Memory could not be had.
     Host,
 }
 
-/// A crash as a stop.
-pub(crate) fn crash(kind: CrashKind, reason: String) -> Stop {
-    Stop::Crashed(Crash { kind, reason })
+impl CrashKind {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Exception,
+        Self::TripleFault,
+        Self::Instruction,
+        Self::Hypercall,
+        Self::UnknownExit,
+        Self::Host,
+    ];
+
+    /// The stable word for it, for example `triple-fault`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Exception => "exception",
+            Self::TripleFault => "triple-fault",
+            Self::Instruction => "instruction",
+            Self::Hypercall => "hypercall",
+            Self::UnknownExit => "unknown-exit",
+            Self::Host => "host",
+        }
+    }
 }

@@ -8,6 +8,8 @@
 //!                               └── into_shell() ──► Shell, for the next restore
 //! ```
 
+mod crash;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,7 +20,6 @@ use crate::boot::{self, Booted};
 use crate::clock::{self, ClockState, GuestClock};
 use crate::config::MachineConfig;
 use crate::console::GuestOutput;
-use crate::emulation::{self, Assist};
 use crate::error::Error;
 use crate::host::Host;
 use crate::hypercall::{BadHypercall, Call, Done, GuestIo};
@@ -28,7 +29,7 @@ use crate::layout::IOAPIC;
 use crate::paging;
 use crate::shell::Shell;
 use crate::state::VmState;
-use crate::stop::{CrashKind, Stop, crash};
+use crate::stop::{CrashKind, Stop};
 use crate::vcpu::VcpuState;
 
 /// Names guest addresses for messages, for example by [`Symbols::name`].
@@ -234,10 +235,7 @@ impl Vm {
                 return match errno.errno() {
                     libc::EINTR => Ok(Next::Signal),
                     libc::EAGAIN => Ok(Next::Continue),
-                    libc::EFAULT => Ok(Next::Stop(crash(
-                        CrashKind::Host,
-                        "the host could not provide a page of guest memory".to_owned(),
-                    ))),
+                    libc::EFAULT => Ok(Next::Stop(self.without_memory())),
                     _ => Err(Error::kvm("KVM_RUN")(errno)),
                 };
             }
@@ -263,22 +261,15 @@ impl Vm {
                 return Ok(Next::Continue);
             }
             VcpuExit::InternalError => return Ok(Next::Assist),
-            VcpuExit::Shutdown => {
-                let regs = self.shell.vcpu.sync_regs().regs;
-                return Ok(Next::Stop(crash(
-                    CrashKind::TripleFault,
-                    format!("triple fault at {}", self.place(regs.rip)),
-                )));
-            }
+            VcpuExit::Shutdown => return Ok(Next::Stop(self.triple_fault())),
             VcpuExit::SystemEvent(kind, _) => {
-                return Ok(Next::Stop(crash(
-                    CrashKind::TripleFault,
-                    format!("the guest asked for a reset or shutdown (system event {kind})"),
-                )));
+                let reason =
+                    format!("the guest asked for a reset or shutdown (system event {kind})");
+                return Ok(Next::Stop(self.crashed(CrashKind::TripleFault, reason)));
             }
             other => {
-                let reason = format!("KVM cannot go on with the guest: {other:?}");
-                return Ok(Next::Stop(crash(CrashKind::Host, reason)));
+                let reason = crash::unknown_exit(&other);
+                return Ok(Next::Stop(self.crashed(CrashKind::UnknownExit, reason)));
             }
         };
         Ok(self.port_written(port, value))
@@ -307,51 +298,10 @@ impl Vm {
                 Next::Signal
             }
             Some(Err(BadHypercall(reason))) => {
-                let place = self.place(shared.regs.rip);
-                Next::Stop(crash(
-                    CrashKind::Hypercall,
-                    format!("{reason} (call from {place})"),
-                ))
+                let place = self.place(self.shell.vcpu.sync_regs().regs.rip);
+                let reason = format!("{reason} (call from {place})");
+                Next::Stop(self.crashed(CrashKind::Hypercall, reason))
             }
-        }
-    }
-
-    /// Does an instruction in KVM's place, or says why the guest cannot go on.
-    fn assist(&mut self) -> Result<Option<Stop>, Error> {
-        match emulation::assist(&mut self.shell)? {
-            Assist::Done => Ok(None),
-            Assist::Unsupported {
-                instruction,
-                address,
-                is_float,
-            } => {
-                let remedy = if is_float {
-                    "build the function with soft floating point (`dormouse build --float soft`, \
-                     the default), or run it on a host with hardware virtualization"
-                } else {
-                    "run it on a host with hardware virtualization"
-                };
-                let why = if self.host.profile().emulated_ring0 {
-                    "this host emulates guest kernel code and cannot run"
-                } else {
-                    "KVM cannot run"
-                };
-                let place = self.place(address);
-                let reason = format!("{why} `{instruction}` at {place}: {remedy}");
-                Ok(Some(crash(CrashKind::Instruction, reason)))
-            }
-        }
-    }
-
-    fn reported_crash(&self) -> Stop {
-        let reason = self.io.watch.summary(|address| (self.namer)(address));
-        crash(CrashKind::Exception, reason)
-    }
-
-    fn place(&self, address: u64) -> String {
-        match (self.namer)(address) {
-            Some(name) => format!("{address:#x} ({name})"),
-            None => format!("{address:#x}"),
         }
     }
 

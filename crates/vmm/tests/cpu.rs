@@ -14,7 +14,7 @@ use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 use support::elf::{Elf, assemble};
 use support::puppet::Puppet;
-use support::{MIB, assert_crash, boot, far, kvm_or_skip, machine, run};
+use support::{MIB, assert_crash, boot, crash, far, kvm_or_skip, machine, run};
 
 /// A machine whose guest is this code.
 fn guest(write: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> Vm {
@@ -218,6 +218,25 @@ fn a_triple_fault_is_a_crash_with_a_place() {
         a.mov(qword_ptr(rax), rax)
     });
     assert_crash(run(&mut vm), CrashKind::TripleFault, &[]);
+
+    // It says what the registers held, and where in the image that was.
+    let mut elf = Elf::v1(assemble(|a| {
+        a.mov(rbx, 0x1234_5678_9abcu64)?;
+        a.mov(r15, 0x77u64)?;
+        a.ud2()
+    }));
+    elf.symbols.push(("breaks".to_owned(), 0, 0x100));
+    let crash = crash(run(&mut boot(&elf.image(), &machine()).0));
+    let register = |name| {
+        let mut known = crash.registers.iter();
+        known.find(|known| known.0 == name).unwrap().1
+    };
+    assert_eq!((register("rbx"), register("r15")), (0x1234_5678_9abc, 0x77));
+    let place = format!("{:#x}", register("rip"));
+    assert!(crash.reason.contains(&place), "{crash:?}");
+    assert!(register("cr3") > 0 && register("rsp") > 0, "{crash:?}");
+    let symbol = crash.symbol.unwrap();
+    assert!(symbol.starts_with("breaks+0x"), "{symbol}");
 
     // A jump to nowhere.
     let mut vm = guest(|a| {
@@ -424,7 +443,8 @@ fn an_interrupted_guest_goes_on_where_it_was() {
 fn the_console_text_of_an_exception_ends_the_run_early() {
     kvm_or_skip!();
     let report = b"[0][ERROR] Page fault (#PF)!\npage_fault_linear_address = 0x6000\n\
-        stack_frame = InterruptStackFrame {\n    instruction_pointer: VirtAddr(\n        0x1234,\n    ),\n}\n";
+        stack_frame = InterruptStackFrame {\n    instruction_pointer: VirtAddr(\n        0x1234,\n    ),\n    \
+        stack_pointer: VirtAddr(\n        0x7ff0,\n    ),\n}\n";
     let half = b"Exception 13 and then nothing more";
     for (text, words) in [
         (
@@ -458,6 +478,11 @@ fn the_console_text_of_an_exception_ends_the_run_early() {
         let deadline = far();
         let stop = vm.run(deadline).unwrap();
         assert!(deadline - Instant::now() > Duration::from_secs(60));
+        if words[0] == "#PF" {
+            // Of the guest's own the report says these; the vCPU has gone on since.
+            let known = crash(stop.clone()).registers;
+            assert_eq!(known, [("rip", 0x1234), ("rsp", 0x7ff0), ("cr2", 0x6000)]);
+        }
         assert_crash(stop, CrashKind::Exception, &words);
         assert_eq!(captured.kernel().as_bytes(), text);
     }

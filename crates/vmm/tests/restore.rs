@@ -8,9 +8,7 @@ use std::time::{Duration, Instant};
 use dormouse_vmm::{GuestOutput, Host, Placement, Shell, Stop, Symbols, Vm, VmState};
 use support::puppet::Puppet;
 use support::random::Random;
-use support::{
-    Captured, Memory, assert_crash, boot, far, image, kvm_or_skip, machine, run, worker,
-};
+use support::{Captured, Memory, boot, crash, far, image, kvm_or_skip, machine, run, worker};
 
 /// A saved guest: its state, as it looks after a journey through a file, and its memory.
 struct Saved {
@@ -354,9 +352,9 @@ fn a_crash_after_a_restore_has_a_name() {
     let vm = Vm::restore(shell, &saved.state(), Box::new(output.clone()), namer).unwrap();
     let mut next = Puppet::waiting(vm, output, puppet.block());
     let stop = next.out(0x400, 0, 0).unwrap();
-    assert_crash(
-        stop,
-        dormouse_vmm::CrashKind::Hypercall,
-        &["(the_function+0x5)"],
-    );
+    let crash = crash(stop);
+    assert_eq!(crash.kind, dormouse_vmm::CrashKind::Hypercall);
+    assert!(crash.reason.contains("(the_function+0x5)"), "{crash:?}");
+    assert_eq!(crash.symbol.as_deref(), Some("the_function+0x5"));
+    assert!(crash.registers.contains(&("rdx", 0x400)), "{crash:?}");
 }
