@@ -9,6 +9,8 @@
 //! | `/spin` | an endless loop with interrupts off |
 //! | `/write-unmapped` | a write to an address that is not mapped |
 //! | `/invalid-opcode` | `ud2` |
+//! | `/triple-fault` | an exception without a table of their handlers |
+//! | `/bad-hypercall` | a hypercall that the host does not have |
 //! | `/huge-answer` | a body of 8 MiB, more than an answer may have |
 //! | `/huge-head` | 128 KiB of headers, more than an answer may have |
 //! | `/bad-status` | the HTTP status 99 |
@@ -48,6 +50,11 @@ fn fail(request: Request<'_>) -> Result<Response, &'static str> {
             Err("the write to an unmapped address went through")
         }
         "/invalid-opcode" => machine::invalid_opcode(),
+        "/triple-fault" => machine::triple_fault(),
+        "/bad-hypercall" => {
+            machine::bad_hypercall();
+            Err("the hypercall went through")
+        }
         "/huge-answer" => Ok(Response::new(200).with_body(vec![b'x'; 8 << 20])),
         "/huge-head" => Ok(Response::new(200).with_header("x-huge", vec![b'x'; 128 << 10])),
         "/bad-status" => Ok(Response::new(99)),
@@ -79,6 +86,21 @@ mod machine {
     pub(crate) fn invalid_opcode() -> ! {
         // SAFETY: the function never goes on; the CPU reports the instruction.
         unsafe { asm!("ud2", options(noreturn)) }
+    }
+
+    pub(crate) fn triple_fault() -> ! {
+        let no_table = [0_u16; 5];
+        // SAFETY: the function never goes on; the CPU finds no handler and shuts down.
+        unsafe { asm!("lidt [{}]", "ud2", in(reg) &no_table, options(noreturn)) }
+    }
+
+    pub(crate) fn bad_hypercall() {
+        // One for each version of Hermit's interface; to the other version it is an absent device.
+        for port in [0x640_u16, 0x1200] {
+            // SAFETY: the host reads nothing for these and ends the guest; a device that is absent
+            // takes no notice.
+            unsafe { asm!("out dx, eax", in("dx") port, in("eax") 0, in("rdi") 0_u64) }
+        }
     }
 
     pub(crate) fn write_unmapped() {
