@@ -16,10 +16,12 @@ const AT_ONCE: &[(&str, u16, &str)] = &[
     ("/panic", 502, "function-exited"),
     ("/exit", 502, "function-exited"),
     ("/exit?code=3", 502, "function-exited"),
-    ("/oom", 502, "function-exited"),
+    ("/oom", 502, "out-of-memory"),
     ("/stack-overflow", 502, "function-crashed"),
     ("/write-unmapped", 502, "function-crashed"),
     ("/invalid-opcode", 502, "function-crashed"),
+    ("/triple-fault", 502, "function-crashed"),
+    ("/bad-hypercall", 502, "function-crashed"),
     ("/huge-answer", 502, "bad-answer"),
     ("/huge-head", 502, "bad-answer"),
     ("/bad-status", 502, "bad-answer"),
@@ -104,6 +106,74 @@ fn a_failure_says_what_happened() {
         crash.contains("7000_0000_0000") || crash.contains("700000000000"),
         "{crash}"
     );
+}
+
+#[test]
+fn a_crash_says_where_it_was_and_what_the_registers_held() {
+    let Some(server) = server_with_faulty() else {
+        return;
+    };
+    for (path, kind, registers) in [
+        ("/invalid-opcode", "exception", &["rip", "rsp"][..]),
+        ("/write-unmapped", "exception", &["rip", "rsp", "cr2"]),
+        ("/triple-fault", "triple-fault", &["rip", "r15", "cr3"]),
+        ("/bad-hypercall", "hypercall", &["rip", "rdi", "rdx"]),
+    ] {
+        let reply = server.client().invoke("faulty", path);
+        assert_eq!(reply.problem().code, "function-crashed");
+        let document = reply.json();
+        assert_eq!(document["crash"], kind, "{document}");
+        let symbol = document["symbol"].as_str().unwrap_or_default();
+        assert!(symbol.contains("::"), "{document}");
+        for register in registers {
+            let value = document["registers"][register].as_str().unwrap_or_default();
+            let digits = value.strip_prefix("0x").unwrap_or_default();
+            assert!(
+                u64::from_str_radix(digits, 16).is_ok(),
+                "{register}: {document}"
+            );
+        }
+    }
+    let write = server.client().invoke("faulty", "/write-unmapped").json();
+    assert_eq!(write["registers"]["cr2"], "0x700000000000");
+    let detail = server.client().invoke("faulty", "/oom").problem().detail;
+    assert!(detail.contains("67108864 bytes"), "{detail}");
+}
+
+#[test]
+fn a_function_that_does_nothing_but_crash_rests_and_is_tried_again() {
+    /// How many crashes are a loop: `api/errors.md`, `crash-loop`.
+    const CRASHES: usize = 10;
+    let Some(server) = server_with_faulty() else {
+        return;
+    };
+    server.deploy("hello");
+    let client = server.client();
+    // Each one that is let through makes the next rest longer, so one is refused however slow this is.
+    let refused = (0..3 * CRASHES).find_map(|crashes| {
+        let reply = client.invoke("faulty", "/exit?code=3");
+        if reply.status == 502 {
+            return None;
+        }
+        assert!(crashes >= CRASHES, "refused after {crashes} crashes");
+        Some(reply)
+    });
+    let refused = refused.expect("it is refused at last");
+    assert_eq!(refused.problem().kind(), (503, "crash-loop"));
+    let wait = refused.header("retry-after").parse().unwrap();
+    assert!(wait >= 1, "{wait}");
+    let other = client.invoke("hello", "/").ok();
+    assert_eq!(other.text(), "Hello from Dormouse!\n");
+
+    thread::sleep(Duration::from_secs(wait));
+    is_fine(client, "faulty");
+    // A function that answers is not to blame for the requests that it fails on.
+    for _ in 0..2 * CRASHES {
+        fails(client, "faulty", ("/exit?code=3", 502, "function-exited"));
+    }
+    let metrics = client.get("/metrics").ok().text();
+    let found = "dormouse_crash_loops_total{function=\"faulty\"} 1\n";
+    assert!(metrics.contains(found), "{metrics}");
 }
 
 #[test]

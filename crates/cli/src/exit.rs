@@ -170,6 +170,11 @@ fn classify(code: ErrorCode) -> (Exit, Option<&'static str>) {
             Exit::Protocol,
             Some("check the URL and the server's version"),
         ),
+        E::CrashLoop => (
+            Exit::Temporary,
+            Some("mend the function and deploy it anew; `dormouse invoke` showed how it crashed"),
+        ),
+        E::OutOfMemory => (Exit::Function, Some("deploy it with more --memory")),
         E::RequestTimeout | E::QueueFull | E::QueueTimeout | E::OverBudget | E::Draining => {
             (Exit::Temporary, Some("try again in a moment"))
         }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use dormouse_snapshot::FunctionName;
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::backoff::Leave;
 use crate::budget::Charge;
 use crate::cold::ColdStart;
 use crate::error::Error;
@@ -23,6 +24,7 @@ pub struct Lease {
     start: Start,
     preparation: Preparation,
     permits: Permits,
+    leave: Leave,
     charge: Charge,
     arrival: Instant,
 }
@@ -48,8 +50,8 @@ impl Pool {
     ///
     /// # Errors
     /// [`Error::UnknownFunction`], [`Error::QueueFull`], [`Error::QueueTimeout`],
-    /// [`Error::OverBudget`], [`Error::LowMemory`], [`Error::Draining`], [`Error::Store`],
-    /// [`Error::Host`].
+    /// [`Error::CrashLoop`], [`Error::OverBudget`], [`Error::LowMemory`], [`Error::Draining`],
+    /// [`Error::Store`], [`Error::Host`].
     pub async fn checkout(&self, name: &str) -> Result<Lease, Error> {
         self.checkout_for(name, Start::Ready).await
     }
@@ -71,11 +73,14 @@ impl Pool {
             Some(function) => (function, Preparation::default()),
             None => self.open(&name, start).await?,
         };
+        function.refuse_while_resting()?;
         let permits = self.wait_for_turn(&function).await?;
         if let Err(damage) = function.check_undamaged() {
             self.close_damaged(&function);
             return Err(damage);
         }
+        // Those before this one may have crashed meanwhile.
+        let leave = function.enter()?;
         let (by, charge) = if start == Start::Cold {
             let turn = self.wait_to_boot(&function).await?;
             let memory_bytes = function.manifest().memory_bytes;
@@ -91,6 +96,7 @@ impl Pool {
             start,
             preparation,
             permits,
+            leave,
             charge,
             arrival,
         })
@@ -194,6 +200,7 @@ impl Lease {
             preparation: self.preparation,
             arrival: self.arrival,
             permits: self.permits,
+            leave: self.leave,
             charge: self.charge,
         };
         let function = Arc::clone(&self.function);
@@ -202,10 +209,12 @@ impl Lease {
             By::ColdStart(cold) => (cold.send(self.function, order), false),
         };
         let outcome = answer.await.unwrap_or_else(|_| {
-            Err(Error::Internal {
+            let outcome = Err(Error::Internal {
                 operation: "running a guest",
                 reason: "the instance's thread ended; see the log".to_owned(),
-            })
+            });
+            function.record(&outcome);
+            outcome
         });
         // The damage may have been found while it ran. A cold start has nothing of the snapshot but
         // its image, which was verified.

@@ -23,13 +23,14 @@ impl ColdStart {
     pub(crate) fn send(
         self,
         function: Arc<Function>,
-        order: Order,
+        mut order: Order,
     ) -> oneshot::Receiver<Result<Outcome, Error>> {
         let (reply, received) = oneshot::channel();
         tokio::task::spawn_blocking(move || {
             let mut guest = None;
             let outcome = self.serve(&function, &order, &mut guest);
             function.record(&outcome);
+            order.leave.settle(&outcome);
             // Nobody waits until the guest is gone, but what the order reserved is held that long.
             let _ = reply.send(outcome);
             drop(guest);
@@ -66,7 +67,7 @@ impl ColdStart {
         let (result, handler_tsc) = match put {
             Ok(()) => {
                 let stop = vm.run(begun + limit)?;
-                answer(vm, stop, limit, &asked)
+                answer(vm, stop, limit, &asked, console)
             }
             Err(failure) => (Ok(Err(failure)), 0),
         };

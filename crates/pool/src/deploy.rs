@@ -171,12 +171,15 @@ fn ready(vm: &Vm, stop: Stop, limit: Duration, console: &Tail) -> Result<Mailbox
                      with `dormouse run`"
                 .to_owned(),
         }),
-        Stop::Exit(code) => failed(Failure::Exited { code }),
+        Stop::Exit(code) => {
+            let memory_bytes = vm.shell().placement().memory_bytes;
+            failed(Failure::exited(code, console, memory_bytes))
+        }
         Stop::Crashed(crash) if crash.kind == CrashKind::Instruction => Err(Error::BadImage {
             reason: crash.reason,
         }),
         Stop::Crashed(crash) => failed(Failure::Crashed {
-            reason: crash.reason,
+            crash: Box::new(crash),
         }),
         Stop::TimedOut => failed(Failure::TimedOut { limit }),
         Stop::Interrupted => Err(Error::Draining),

@@ -3,6 +3,9 @@
 use std::time::Duration;
 
 use dormouse_snapshot::FunctionName;
+use dormouse_vmm::Crash;
+
+use crate::console::Tail;
 
 /// When to try again where nobody knows better.
 const SOON: Duration = Duration::from_secs(1);
@@ -12,10 +15,22 @@ const SOON: Duration = Duration::from_secs(1);
 #[non_exhaustive]
 pub enum Failure {
     /// A CPU exception, a triple fault, an instruction this host cannot run …
-    #[error("the function crashed: {reason}")]
+    #[error("the function crashed: {}", crash.reason)]
     Crashed {
-        /// What happened, in one sentence, with address and symbol where they are known.
-        reason: String,
+        /// What happened and where, with the guest's registers.
+        crash: Box<Crash>,
+    },
+    /// The program ended because it got no more memory.
+    #[error(
+        "the function ran out of memory: of its {} MiB there were not {wanted_bytes} bytes left in \
+         one piece; deploy it with more memory",
+        memory_bytes >> 20
+    )]
+    OutOfMemory {
+        /// What it asked for last.
+        wanted_bytes: u64,
+        /// The guest's whole memory.
+        memory_bytes: u64,
     },
     /// The program ended instead of answering: `process::exit`, a panic (code -1) or an abort.
     #[error("the function exited with code {code} instead of answering")]
@@ -48,6 +63,19 @@ pub enum Failure {
         /// The function's own words.
         message: String,
     },
+}
+
+impl Failure {
+    /// What it means that the program ended with `code`. One that gets no memory says so last.
+    pub(crate) fn exited(code: i32, console: &Tail, memory_bytes: u64) -> Self {
+        match console.failed_allocation_bytes() {
+            Some(wanted_bytes) if code != 0 => Self::OutOfMemory {
+                wanted_bytes,
+                memory_bytes,
+            },
+            _ => Self::Exited { code },
+        }
+    }
 }
 
 /// Why an operation of the pool could not be carried out.
@@ -146,6 +174,17 @@ pub enum Error {
     DeploysFull {
         /// How many may.
         limit: usize,
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// The function does nothing but crash.
+    #[error(
+        "{name:?} crashed on each of its last requests and rests; try again in {retry_after:?}, or \
+         deploy it anew"
+    )]
+    CrashLoop {
+        /// The function.
+        name: String,
         /// When to try again.
         retry_after: Duration,
     },
@@ -248,6 +287,13 @@ impl Error {
             name: name.to_string(),
             needed_bytes,
             retry_after: SOON,
+        }
+    }
+
+    pub(crate) fn crash_loop(name: &FunctionName, retry_after: Duration) -> Self {
+        Self::CrashLoop {
+            name: name.to_string(),
+            retry_after,
         }
     }
 

@@ -12,6 +12,7 @@ use dormouse_snapshot::{
 use dormouse_vmm::{Host, Namer, translations_differ};
 use tokio::sync::Semaphore;
 
+use crate::backoff::CrashLoop;
 use crate::budget::{Budget, Charge, FIRST_RUN_BYTES, INSTANCE_BYTES};
 use crate::config::{FunctionConfig, PoolConfig};
 use crate::crossover::Crossover;
@@ -62,6 +63,7 @@ pub(crate) struct Function {
     /// Held by who waits for memory beside other functions: one request of each at a time, so that
     /// the functions take turns.
     pub(crate) memory_turn: tokio::sync::Mutex<()>,
+    pub(crate) crash_loop: CrashLoop,
     counters: Counters,
 }
 
@@ -154,6 +156,7 @@ impl Function {
             peak_bytes: AtomicU64::new(FIRST_RUN_BYTES),
             pace: Arc::default(),
             memory_turn: tokio::sync::Mutex::default(),
+            crash_loop: CrashLoop::default(),
             counters: Counters::default(),
         });
         if verify == Verify::Background {
@@ -290,6 +293,11 @@ impl Function {
     /// Takes an instance back.
     pub(crate) fn park(&self, instance: Instance) {
         lock(&self.idle).push(instance);
+    }
+
+    /// Drops the handle of an instance that has ended by itself, if it is idle.
+    pub(crate) fn forget(&self, number: u64) {
+        lock(&self.idle).retain(|instance| instance.number() != number);
     }
 
     /// Ends an idle instance, where more are idle than are kept ready.
@@ -444,6 +452,7 @@ impl Function {
             failures: get(&self.counters.failures),
             timeouts: get(&self.counters.timeouts),
             refused: get(&self.counters.refused),
+            crash_loops: self.crash_loop.loops(),
             running: self.pace.running.load(Ordering::Relaxed) as u64,
             waiting: self.pace.waiting.load(Ordering::Relaxed) as u64,
             restore_us_total: get(&self.counters.restore_us),

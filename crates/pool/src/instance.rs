@@ -10,8 +10,12 @@
 //! ```
 //! An order carries the only handle of its instance, and the permits that it runs under. So an instance
 //! is in one place at a time, and a caller that goes away takes nothing with it.
+//!
+//! Should Dormouse itself panic on an instance's thread, that is the end of this instance alone: what it
+//! had unwinds with it, its caller learns that its reply will never come, and a new one is built.
 
 use std::convert::Infallible;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Weak};
@@ -19,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use crate::backoff::Leave;
 use crate::budget::Charge;
 use crate::deploy::elapsed_us;
 use crate::error::{Error, Failure};
@@ -75,6 +80,7 @@ pub(crate) struct Order {
     pub(crate) preparation: Preparation,
     pub(crate) arrival: Instant,
     pub(crate) permits: Permits,
+    pub(crate) leave: Leave,
     /// Memory reserved for the run.
     pub(crate) charge: Charge,
 }
@@ -105,7 +111,11 @@ impl Instance {
         std::thread::Builder::new()
             .name(format!("vcpu {}", function.name()))
             .spawn(move || {
-                serve(&function_handle, number, &inbox);
+                // What is shared with other threads is consistent between any two statements.
+                let serving = AssertUnwindSafe(|| serve(&function_handle, number, &inbox));
+                if catch_unwind(serving).is_err() {
+                    bury(&function_handle, number);
+                }
                 drop(alive);
             })
             .map_err(|e| Error::internal("starting a vCPU thread")(e.into()))?;
@@ -158,9 +168,23 @@ fn give_back(function: &Weak<Function>, built: &mut Option<Machine>) {
     }
 }
 
+/// Replaces an instance whose thread panicked.
+fn bury(function: &Weak<Function>, number: u64) {
+    let Some(function) = function.upgrade() else {
+        return;
+    };
+    tracing::error!(function = %function.name(), "an instance's thread panicked and is replaced");
+    function.forget(number);
+    function.refill();
+}
+
 /// The thread: build, then serve until the last handle is gone or the instance is retired.
 fn serve(function: &Weak<Function>, number: u64, inbox: &mpsc::Receiver<Told>) {
-    let Some(built) = function.upgrade().map(|function| Machine::build(&function)) else {
+    let Some(built) = function.upgrade().map(|function| {
+        #[cfg(test)]
+        tests::pass(function.name(), tests::Step::Build);
+        Machine::build(&function)
+    }) else {
         return;
     };
     // What kept it from being built may be gone when it is needed.
@@ -199,6 +223,7 @@ fn serve(function: &Weak<Function>, number: u64, inbox: &mpsc::Receiver<Told>) {
             mut preparation,
             arrival,
             permits,
+            mut leave,
             charge,
         } = *order;
         let outcome = built
@@ -211,6 +236,8 @@ fn serve(function: &Weak<Function>, number: u64, inbox: &mpsc::Receiver<Told>) {
                     preparation.clear_us = Some(elapsed_us(begun));
                 }
                 machine.charge.lock().absorb(charge);
+                #[cfg(test)]
+                tests::pass(function.name(), tests::Step::Run);
                 let outcome = machine.invoke(&function, &request, arrival);
                 built = Some(machine);
                 outcome
@@ -220,6 +247,7 @@ fn serve(function: &Weak<Function>, number: u64, inbox: &mpsc::Receiver<Told>) {
             .as_ref()
             .is_ok_and(|outcome| matches!(outcome.result, Ok(_) | Err(Failure::Reported { .. })));
         function.record(&outcome);
+        leave.settle(&outcome);
         // Nobody waits for what comes after the answer.
         let _ = reply.send(outcome);
         let machine = built
@@ -230,6 +258,8 @@ fn serve(function: &Weak<Function>, number: u64, inbox: &mpsc::Receiver<Told>) {
             function.refill();
             return;
         };
+        #[cfg(test)]
+        tests::pass(function.name(), tests::Step::Recycle);
         let learned = match machine.recycle(&function) {
             Ok(learned) => learned,
             Err(error) => {
@@ -250,3 +280,6 @@ fn serve(function: &Weak<Function>, number: u64, inbox: &mpsc::Receiver<Told>) {
         }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

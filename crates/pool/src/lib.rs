@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod admission;
+mod backoff;
 mod budget;
 mod catalog;
 mod cold;
@@ -42,6 +43,7 @@ mod warm;
 pub use admission::Lease;
 pub use config::{FunctionConfig, PoolConfig};
 pub use deploy::SavedFunction;
+pub use dormouse_vmm::{Crash, CrashKind};
 pub use engine::{Engine, Parts};
 pub use error::{Error, Failure};
 pub use message::{Answer, Header, Outcome, Request, Start, StartType, Timings};

@@ -80,11 +80,15 @@ impl Machine {
         let charge = SharedCharge::new(function.budget.empty());
         charge.lock().cover(INSTANCE_BYTES);
         let held = charge.clone();
+        #[cfg(test)]
+        let name = function.name().clone();
         let pager = Pager::new(PagerConfig {
             name: function.name().to_string(),
             // A guest that cannot have its memory is stopped; its result is discarded.
             on_error: Some(Arc::new(move || interrupter.interrupt())),
             on_growth: Some(Arc::new(move |pages| {
+                #[cfg(test)]
+                crate::instance::tests::pass(&name, crate::instance::tests::Step::Page);
                 held.lock().cover(INSTANCE_BYTES + pages * PAGE_BYTES)
             })),
             ..PagerConfig::default()
@@ -218,7 +222,7 @@ impl Machine {
         }
         let begun = Instant::now();
         let stop = vm.run(begun + limit)?;
-        let (result, handler_tsc) = answer(vm, stop, limit, asked);
+        let (result, handler_tsc) = answer(vm, stop, limit, asked, &self.console);
         timings.run_us = elapsed_us(begun);
         timings.handler_us = vm.into_run(handler_tsc).map(whole_us);
         self.check_pager(function)?;
@@ -422,6 +426,7 @@ pub(crate) fn answer(
     stop: Stop,
     limit: Duration,
     asked: &Envelope,
+    console: &Tail,
 ) -> (Result<Result<Answer, Failure>, Error>, u64) {
     let failure = match stop {
         Stop::Exchange { mailbox, .. } => match mailbox::take(vm, mailbox, Some(asked)) {
@@ -435,9 +440,9 @@ pub(crate) fn answer(
             },
             Err(failure) => failure,
         },
-        Stop::Exit(code) => Failure::Exited { code },
+        Stop::Exit(code) => Failure::exited(code, console, vm.shell().placement().memory_bytes),
         Stop::Crashed(crash) => Failure::Crashed {
-            reason: crash.reason,
+            crash: Box::new(crash),
         },
         Stop::TimedOut => Failure::TimedOut { limit },
         // Kicked by the pager, whose error comes before this one, or by a pool that ends.

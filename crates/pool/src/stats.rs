@@ -43,6 +43,8 @@ pub struct FunctionStats {
     pub timeouts: u64,
     /// Requests that were refused because of limits.
     pub refused: u64,
+    /// How often it was found to do nothing but crash, and was let rest.
+    pub crash_loops: u64,
     /// Invocations that run now.
     pub running: u64,
     /// Requests that wait now.

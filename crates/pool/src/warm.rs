@@ -344,7 +344,7 @@ impl WarmClone {
         let result = match put {
             Ok(()) => {
                 let stop = self.vm.run(begun + limit)?;
-                answer(&self.vm, stop, limit, &asked).0
+                answer(&self.vm, stop, limit, &asked, &self.console).0
             }
             Err(failure) => Ok(Err(failure)),
         };

@@ -39,9 +39,9 @@ fn count(tally: &mut Tally, outcome: &Result<Outcome, Error>) {
             tally.error("error", error);
         }
         Ok(Outcome {
-            result: Err(Failure::Crashed { reason }),
+            result: Err(Failure::Crashed { crash }),
             ..
-        }) => tally.error("crashed", reason),
+        }) => tally.error("crashed", crash.reason),
         Ok(outcome) => tally.count(match &outcome.result {
             Ok(_) => "answered",
             Err(Failure::Exited { .. }) => "exited",

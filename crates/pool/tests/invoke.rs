@@ -4,14 +4,20 @@ mod images;
 
 use std::time::Duration;
 
-use dormouse_pool::{Error, FunctionConfig, Outcome, Pool, PoolConfig, Request, StartType};
+use dormouse_pool::{
+    CrashKind, Error, Failure, FunctionConfig, Outcome, Pool, PoolConfig, Request, StartType,
+};
 use dormouse_snapshot::Store;
 use images::image;
 
 async fn get(pool: &Pool, name: &str) -> Outcome {
+    ask(pool, name, "/").await
+}
+
+async fn ask(pool: &Pool, name: &str, target: &str) -> Outcome {
     let request = Request {
         method: "GET".to_owned(),
-        target: "/".to_owned(),
+        target: target.to_owned(),
         ..Request::default()
     };
     pool.checkout(name)
@@ -46,6 +52,66 @@ async fn every_request_gets_a_clone_that_nobody_used() {
     // The first ones are restored, to be recorded; then clones are rolled back, which is cheaper.
     assert_eq!(starts[0], StartType::Restored);
     assert!(starts.contains(&StartType::RolledBack), "{starts:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_whose_guest_failed_is_never_used_again() {
+    let Some(image) = image("faulty") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let config = PoolConfig {
+        shells_ahead: 1,
+        ..PoolConfig::default()
+    };
+    let pool = Pool::new(Store::open(folder.path()).unwrap(), config);
+    for (name, timeout_ms) in [("faulty", 8000), ("impatient", 300)] {
+        let config = FunctionConfig {
+            // So that there is one instance, but for those that are built anew.
+            concurrency: 1,
+            timeout_ms,
+            ..FunctionConfig::default()
+        };
+        pool.deploy(name, image.clone(), config).await.unwrap();
+    }
+    let crash_of = |failure: &Failure| match failure {
+        Failure::Crashed { crash } => Some(crash.kind),
+        _ => None,
+    };
+    for (name, target) in [
+        ("faulty", "/panic"),
+        ("faulty", "/exit"),
+        ("faulty", "/oom"),
+        ("faulty", "/invalid-opcode"),
+        ("faulty", "/triple-fault"),
+        ("faulty", "/bad-hypercall"),
+        ("faulty", "/huge-answer"),
+        ("faulty", "/huge-head"),
+        ("impatient", "/spin"),
+        ("impatient", "/no-answer"),
+    ] {
+        let mut tries = 0;
+        while get(&pool, name).await.start != StartType::RolledBack {
+            tries += 1;
+            assert!(tries < 20, "no clone was ever rolled back");
+        }
+        let failed = ask(&pool, name, target).await;
+        // The clone that would be rolled back next.
+        assert_eq!(failed.start, StartType::RolledBack, "{target}");
+        let failure = failed.result.unwrap_err();
+        let is_right = match target {
+            "/panic" => failure == Failure::Exited { code: -1 },
+            "/exit" => failure == Failure::Exited { code: 0 },
+            "/oom" => matches!(failure, Failure::OutOfMemory { .. }),
+            "/invalid-opcode" => crash_of(&failure) == Some(CrashKind::Exception),
+            "/triple-fault" => crash_of(&failure) == Some(CrashKind::TripleFault),
+            "/bad-hypercall" => crash_of(&failure) == Some(CrashKind::Hypercall),
+            "/spin" | "/no-answer" => matches!(failure, Failure::TimedOut { .. }),
+            _ => matches!(failure, Failure::BadAnswer { .. }),
+        };
+        assert!(is_right, "{target}: {failure:?}");
+        let next = get(&pool, name).await;
+        assert_eq!(next.start, StartType::Restored, "after {target}");
+        assert_eq!(next.result.unwrap().body, "fine\n");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,6 +18,7 @@ mod app;
 mod body;
 mod buffers;
 mod connection;
+mod crash;
 mod envelope;
 mod functions;
 mod headers;

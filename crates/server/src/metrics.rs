@@ -141,13 +141,18 @@ struct PoolCollector(Pool);
 /// Name, help and value of one counter of a function.
 type FunctionCounter = (&'static str, &'static str, fn(&FunctionStats) -> u64);
 
-const FUNCTION_COUNTERS: [FunctionCounter; 7] = [
+const FUNCTION_COUNTERS: [FunctionCounter; 8] = [
     ("invocations", "Invocations that ran", |s| s.invocations),
     ("failures", "Invocations that the function failed", |s| {
         s.failures
     }),
     ("timeouts", "Invocations over their time", |s| s.timeouts),
     ("refused", "Requests refused by queue limits", |s| s.refused),
+    (
+        "crash_loops",
+        "Times that the function did nothing but crash, and was let rest",
+        |s| s.crash_loops,
+    ),
     ("restore_microseconds", "Time spent making instances", |s| {
         s.restore_us_total
     }),

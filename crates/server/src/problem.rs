@@ -9,11 +9,12 @@ use axum::body::Body;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, Response, StatusCode};
 use axum::response::IntoResponse;
-use dormouse_pool::{Error, Failure};
+use dormouse_pool::{Crash, Error, Failure};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde::Serialize;
 
 use crate::OptionError;
+use crate::crash::CrashMembers;
 use crate::headers::ERROR_CODE;
 
 /// How much of a console a crash reply carries.
@@ -91,10 +92,12 @@ error_codes! {
     HeadTooLarge "head-too-large" REQUEST_HEADER_FIELDS_TOO_LARGE "The headers are too large";
     QueueFull "queue-full" TOO_MANY_REQUESTS "Too many requests wait already";
     QueueTimeout "queue-timeout" SERVICE_UNAVAILABLE "No instance became free in time";
+    CrashLoop "crash-loop" SERVICE_UNAVAILABLE "The function does nothing but crash";
     OverBudget "over-budget" SERVICE_UNAVAILABLE "There is not enough memory left";
     Draining "draining" SERVICE_UNAVAILABLE "The server is shutting down";
     HostCannot "host-cannot" SERVICE_UNAVAILABLE "The host cannot run functions";
     FunctionCrashed "function-crashed" BAD_GATEWAY "The function crashed";
+    OutOfMemory "out-of-memory" BAD_GATEWAY "The function ran out of memory";
     FunctionExited "function-exited" BAD_GATEWAY "The function exited instead of answering";
     FunctionError "function-error" BAD_GATEWAY "The function reported an error";
     BadAnswer "bad-answer" BAD_GATEWAY "The function's answer is not acceptable";
@@ -122,6 +125,7 @@ pub struct ApiError {
     detail: String,
     retry_after: Option<Duration>,
     console: String,
+    crash: Option<Box<Crash>>,
     /// What only the log may know.
     private: Option<String>,
 }
@@ -133,6 +137,7 @@ impl ApiError {
             detail: detail.into(),
             retry_after: None,
             console: String::new(),
+            crash: None,
             private: None,
         }
     }
@@ -159,16 +164,23 @@ impl ApiError {
     pub fn from_failure(failure: &Failure, console: &str) -> Self {
         let code = match failure {
             Failure::Exited { .. } => ErrorCode::FunctionExited,
+            Failure::OutOfMemory { .. } => ErrorCode::OutOfMemory,
             Failure::TimedOut { .. } => ErrorCode::FunctionTimeout,
             Failure::BadAnswer { .. } => ErrorCode::BadAnswer,
             Failure::Reported { .. } => ErrorCode::FunctionError,
             Failure::Unconfirmed => ErrorCode::Unconfirmed,
             _ => ErrorCode::FunctionCrashed,
         };
-        Self {
-            console: end_of(console).to_owned(),
-            ..Self::new(code, sentence(failure))
+        Self::new(code, sentence(failure)).of_guest(Some(failure), console)
+    }
+
+    /// With what a guest has left: its last words, and its registers where it crashed.
+    fn of_guest(mut self, failure: Option<&Failure>, console: &str) -> Self {
+        end_of(console).clone_into(&mut self.console);
+        if let Some(Failure::Crashed { crash }) = failure {
+            self.crash = Some(crash.clone());
         }
+        self
     }
 
     pub(crate) fn retry_after(mut self, wait: Duration) -> Self {
@@ -197,6 +209,7 @@ impl ApiError {
             instance: utf8_percent_encode(request_id, NOT_IN_URI).to_string(),
             code: self.code.as_str(),
             console: &self.console,
+            crash: self.crash.as_deref().map(CrashMembers::from),
         };
         serde_json::to_vec(&problem).unwrap_or_default()
     }
@@ -213,6 +226,8 @@ struct Problem<'a> {
     code: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     console: &'a str,
+    #[serde(flatten)]
+    crash: Option<CrashMembers<'a>>,
 }
 
 impl From<Error> for ApiError {
@@ -230,15 +245,11 @@ impl From<Error> for ApiError {
                 } else {
                     ErrorCode::InitFailed
                 };
-                Self {
-                    console: end_of(&console).to_owned(),
-                    ..Self::new(code, detail)
-                }
+                Self::new(code, detail).of_guest(Some(&failure), &console)
             }
-            Error::Warming { console, .. } => Self {
-                console: end_of(&console).to_owned(),
-                ..Self::new(ErrorCode::WarmFailed, detail)
-            },
+            Error::Warming { console, .. } => {
+                Self::new(ErrorCode::WarmFailed, detail).of_guest(None, &console)
+            }
             Error::RequestTooLarge { what: "head", .. } => {
                 Self::new(ErrorCode::HeadTooLarge, detail)
             }
@@ -254,6 +265,9 @@ impl From<Error> for ApiError {
             }
             Error::OverBudget { retry_after, .. } | Error::LowMemory { retry_after, .. } => {
                 Self::new(ErrorCode::OverBudget, detail).retry_after(retry_after)
+            }
+            Error::CrashLoop { retry_after, .. } => {
+                Self::new(ErrorCode::CrashLoop, detail).retry_after(retry_after)
             }
             Error::Draining => {
                 Self::new(ErrorCode::Draining, detail).retry_after(Duration::from_secs(1))
@@ -387,6 +401,13 @@ mod tests {
                 },
                 "over-budget",
             ),
+            (
+                Error::CrashLoop {
+                    name: name(),
+                    retry_after: second,
+                },
+                "crash-loop",
+            ),
             (Error::HasLayers { reason: name() }, "has-layers"),
             (Error::Draining, "draining"),
             (Error::Host { reason: name() }, "host-cannot"),
@@ -404,7 +425,15 @@ mod tests {
         let limit = Duration::from_secs(1);
         let text = String::new;
         for (failure, code, status) in [
-            (Failure::Crashed { reason: text() }, "function-crashed", 502),
+            (crate::crash::example(), "function-crashed", 502),
+            (
+                Failure::OutOfMemory {
+                    wanted_bytes: 1,
+                    memory_bytes: 2,
+                },
+                "out-of-memory",
+                502,
+            ),
             (Failure::Exited { code: -1 }, "function-exited", 502),
             (Failure::Reported { message: text() }, "function-error", 502),
             (Failure::BadAnswer { reason: text() }, "bad-answer", 502),

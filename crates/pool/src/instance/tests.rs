@@ -1,0 +1,116 @@
+//! Dormouse's own panics, put where a bug could have them.
+
+#[path = "../../tests/images/mod.rs"]
+mod images;
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use dormouse_snapshot::{FunctionName, Store};
+
+use crate::error::Error;
+use crate::message::{Outcome, Request};
+use crate::{FunctionConfig, Pool, PoolConfig};
+
+/// What an instance's threads do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// A page fault is served, on the pager's thread.
+    Page,
+    Build,
+    Run,
+    Recycle,
+}
+
+/// What is to panic next, by the function's name.
+static ARMED: Mutex<Vec<(String, Step)>> = Mutex::new(Vec::new());
+
+/// Where [`ARMED`] strikes.
+pub(crate) fn pass(function: &FunctionName, step: Step) {
+    let mut armed = ARMED.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = armed.len();
+    armed.retain(|(name, at)| name != function.as_str() || *at != step);
+    if armed.len() < before {
+        panic!("a bug at {step:?}");
+    }
+}
+
+fn arm(name: &str, step: Step) {
+    let mut armed = ARMED.lock().unwrap_or_else(PoisonError::into_inner);
+    armed.push((name.to_owned(), step));
+}
+
+fn is_armed(name: &str) -> bool {
+    let armed = ARMED.lock().unwrap_or_else(PoisonError::into_inner);
+    armed.iter().any(|(at, _)| at == name)
+}
+
+async fn get(pool: &Pool, name: &str) -> Result<Outcome, Error> {
+    let request = Request {
+        method: "GET".to_owned(),
+        target: "/".to_owned(),
+        ..Request::default()
+    };
+    pool.checkout(name).await?.invoke(request).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_of_ours_ends_one_instance_and_its_request_only() {
+    let Some(image) = images::image("hello") else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let config = PoolConfig {
+        // So that it is a request's own instance that is built, and none that waits.
+        shells_ahead: 0,
+        queue_timeout: Duration::from_secs(30),
+        ..PoolConfig::default()
+    };
+    let pool = Pool::new(Store::open(folder.path()).unwrap(), config);
+    for name in ["buggy", "fine"] {
+        let config = FunctionConfig {
+            // A permit that is lost would be the only one.
+            concurrency: 1,
+            ..FunctionConfig::default()
+        };
+        let deployed = pool.deploy(name, image.clone(), config).await;
+        deployed.unwrap();
+    }
+    // First the one that a clone that is rolled back does not come to.
+    for step in [Step::Page, Step::Build, Step::Run, Step::Recycle, Step::Run] {
+        let function = pool.inner.functions.opened(&"buggy".parse().unwrap());
+        let function = function.unwrap();
+        if step == Step::Build {
+            function.end_idle().await;
+        }
+        arm("buggy", step);
+        let (struck, other) = tokio::join!(get(&pool, "buggy"), get(&pool, "fine"));
+        assert_eq!(other.unwrap().result.unwrap().status, 200);
+        match struck {
+            Ok(outcome) => {
+                assert_eq!(step, Step::Recycle, "the answer was out before");
+                outcome.result.unwrap();
+            }
+            Err(Error::Internal { operation, .. }) => match step {
+                Step::Page => assert_eq!(operation, "paging guest memory"),
+                _ => assert_eq!(operation, "running a guest"),
+            },
+            Err(other) => panic!("{step:?}: {other}"),
+        }
+        for _ in 0..3 {
+            assert_eq!(
+                get(&pool, "buggy").await.unwrap().result.unwrap().status,
+                200
+            );
+        }
+        // Given back once the instance is parked.
+        drop(function.permits.acquire().await);
+        assert_eq!(function.idle_instances(), 1);
+        assert!(!is_armed("buggy"), "{step:?} was never come to");
+    }
+    let stats = pool.function("buggy").await.unwrap().stats;
+    assert_eq!((stats.failures, stats.running, stats.waiting), (4, 0, 0));
+    assert_eq!(stats.crash_loops, 0, "the function is not to blame");
+    // Waits for every permit.
+    pool.drain(Duration::from_secs(10)).await;
+}
