@@ -78,8 +78,12 @@ fn main() {
         machine::out32(EXCHANGE_PORT, ABI_VERSION, mailbox);
         let mut page = [0; MAILBOX_BYTES];
         machine::read(MAILBOX.address(), &mut page);
-        let asked = page.first_chunk().map(Header::decode).unwrap_or_default();
-        let at = HEADER_BYTES + asked.request_head_bytes as usize;
+        let mut asked = page.first_chunk().map(Header::decode).unwrap_or_default();
+        // It confirms: the host would look at nothing else that it does with its answers.
+        asked.confirmed = asked.confirmation();
+        header.confirmed = asked.confirmed;
+        let head_bytes = asked.opened().map_or(0, |sizes| sizes.head_bytes);
+        let at = HEADER_BYTES + head_bytes as usize;
         let word = |at: usize| page.get(at..).and_then(|bytes| bytes.first_chunk());
         let [seed, actions] =
             [at, at + 8].map(|at| word(at).map_or(1, |bytes| u64::from_le_bytes(*bytes)));
