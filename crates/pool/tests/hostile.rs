@@ -41,7 +41,7 @@ fn count(tally: &mut Tally, outcome: &Result<Outcome, Error>) {
         Ok(Outcome {
             result: Err(Failure::Crashed { crash }),
             ..
-        }) => tally.error("crashed", crash.reason),
+        }) => tally.error("crashed", &crash.reason),
         Ok(outcome) => tally.count(match &outcome.result {
             Ok(_) => "answered",
             Err(Failure::Exited { .. }) => "exited",

@@ -1,14 +1,12 @@
 //! Dormouse's own panics, put where a bug could have them.
 
-#[path = "../../tests/images/mod.rs"]
-mod images;
-
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use dormouse_snapshot::{FunctionName, Store};
 
 use crate::error::Error;
+use crate::images;
 use crate::message::{Outcome, Request};
 use crate::{FunctionConfig, Pool, PoolConfig};
 
