@@ -10,7 +10,7 @@ use rand::{RngExt, SeedableRng};
 
 use crate::content::Content;
 use crate::drive::Cases;
-use crate::model::{self, Model};
+use crate::model::Model;
 use crate::operation::{Operation, Outcome};
 use crate::report::Report;
 use crate::scene::Scene;
@@ -150,8 +150,8 @@ fn check(scene: &Scene, store: &Path, ended: &Ended) -> Result<&'static str> {
         model.check(store, None)?;
         return Ok("done before");
     }
-    model.check(store, Some(&scene.operation))?;
-    Ok(match Model::found(store)? == scene.model {
+    let found = model.check(store, Some(&scene.operation))?;
+    Ok(match found == scene.model {
         true => "as if never begun",
         false => "as if finished",
     })
@@ -171,6 +171,5 @@ fn goes_on(store: &Path) -> Result<()> {
         "publishing afterwards: {outcome:?}"
     );
     model.apply(&operation, &outcome)?;
-    model.check(store, None)?;
-    model::clear(store).map(drop)
+    model.check(store, None).map(drop)
 }

@@ -293,17 +293,18 @@ impl Model {
 
     /// Checks that the store in `folder` holds exactly what it should, all of it right, where
     /// `cut_off` has either happened or not; that what is left over is found and cleared away; and
-    /// that this takes nothing with it.
+    /// that this takes nothing with it. Tells what it holds.
     ///
     /// # Errors
     /// Where something is lost, wrong or left.
-    pub fn check(&self, folder: &Path, cut_off: Option<&Operation>) -> Result<()> {
+    pub fn check(&self, folder: &Path, cut_off: Option<&Operation>) -> Result<Self> {
         let found = Self::found(folder)?;
         let possible = match cut_off {
             Some(operation) => self.possible(operation, &found),
             None => vec![self.clone()],
         };
-        found.is_one_of(&possible, folder)
+        found.is_one_of(&possible, folder)?;
+        Ok(found)
     }
 
     /// The same after errors that `operation` may have overcome. A layer whose manifest cannot be
@@ -389,7 +390,7 @@ fn layer_on(parent: SnapshotRef, kept: &Kept) -> Option<LayerInfo> {
 ///
 /// # Errors
 /// Where some remain.
-pub(crate) fn clear(folder: &Path) -> Result<u64> {
+fn clear(folder: &Path) -> Result<u64> {
     let store = Store::open(folder)?;
     let cleared = store.clean_leftovers(Duration::ZERO)?;
     for entry in std::fs::read_dir(folder)? {
