@@ -276,9 +276,13 @@ impl Sweep<'_> {
 
     /// Makes it last.
     fn finish(mut self) -> Result<(GcReport, Option<TempFolder>)> {
-        if self.bin.is_some() {
+        if let Some(bin) = &self.bin {
             let removed = self.report.removed.iter();
             let functions: BTreeSet<_> = removed.map(|gone| &gone.snapshot.function).collect();
+            if !functions.is_empty() {
+                // A rename need not last before the folder that it leads to is flushed.
+                files::sync_folder(bin.path())?;
+            }
             for function in functions {
                 files::sync_folder(&self.store.function_folder(function))?;
             }
