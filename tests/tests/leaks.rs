@@ -12,6 +12,8 @@ const RESIDENT_KIB: u64 = 4096;
 /// A client of its own for each phase: its connections go with it.
 fn invoke(server: &Server, count: usize) {
     let client = server.new_client();
+    // One that has answered a moment ago is not left to rest for its crashes.
+    assert_eq!(client.invoke("faulty", "/").ok().text(), "fine\n");
     in_parallel(count, 8, |number| match number % 50 {
         0 => {
             let crashed = client.invoke("faulty", "/invalid-opcode");
