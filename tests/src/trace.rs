@@ -1,5 +1,7 @@
 //! What a process asks of the kernel, by strace.
 
+use std::collections::HashSet;
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
@@ -8,6 +10,9 @@ use std::process::{Child, Command, Stdio};
 pub struct Trace {
     strace: Child,
     output: tempfile::NamedTempFile,
+    process_id: u32,
+    /// Ids of threads whose calls are left out.
+    left_out: HashSet<String>,
 }
 
 impl Trace {
@@ -32,7 +37,30 @@ impl Trace {
             let read = stderr.read_line(&mut said).expect("its words");
             assert!(read > 0, "strace did not attach: {said}");
         }
-        Self { strace, output }
+        Self {
+            strace,
+            output,
+            process_id,
+            left_out: HashSet::new(),
+        }
+    }
+
+    /// Leaves out the threads of this name, which must be there: what they do is not asked for.
+    ///
+    /// # Panics
+    /// Where there are none.
+    #[must_use]
+    pub fn without_threads(mut self, name: &str) -> Self {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.process_id));
+        for task in tasks.expect("the process's threads").flatten() {
+            let comm = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+            if comm.trim_end() == name {
+                let id = task.file_name().to_string_lossy().into_owned();
+                self.left_out.insert(id);
+            }
+        }
+        assert!(!self.left_out.is_empty(), "no thread is called {name}");
+        self
     }
 
     /// Ends the watch; the calls in the order in which they began, as strace writes them. A call that
@@ -46,11 +74,12 @@ impl Trace {
         let interrupted = Command::new("kill").args(["-INT", &id]).status();
         assert!(interrupted.expect("kill runs").success());
         self.strace.wait().expect("strace ends");
-        let text = std::fs::read_to_string(self.output.path()).expect("its output");
+        let text = fs::read_to_string(self.output.path()).expect("its output");
         let calls: Vec<String> = text
             .lines()
             .filter_map(|line| line.split_once(' '))
-            .map(|(_thread, call)| call.trim_start().to_owned())
+            .filter(|(thread, _)| !self.left_out.contains(*thread))
+            .map(|(_, call)| call.trim_start().to_owned())
             .filter(|call| !call.starts_with("+++") && !call.starts_with("---"))
             .collect();
         assert!(!calls.is_empty(), "strace saw nothing");
