@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::{FromRequestParts, Path, Query, Request, State};
 use axum::http::header::{CONTENT_TYPE, LOCATION};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::response::IntoResponse;
 use dormouse_pool::{Deployed, FunctionInfo};
 use serde::{Deserialize, Serialize};
@@ -63,6 +63,17 @@ pub(crate) async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// The options in a query, as they stand there.
+pub(crate) fn options_in(uri: &Uri) -> Result<Vec<(String, String)>, ApiError> {
+    let options = Query::try_from_uri(uri).map_err(|rejection| {
+        ApiError::new(
+            ErrorCode::BadOption,
+            format!("The options in the query cannot be read: {rejection}."),
+        )
+    });
+    options.map(|Query(options)| options)
+}
+
 /// `PUT /v1/functions/{name}`
 pub(crate) async fn deploy(
     State(app): State<App>,
@@ -81,13 +92,7 @@ pub(crate) async fn deploy(
     )
     .await?;
     let Name(name) = name?;
-    let Query(options) =
-        Query::<Vec<(String, String)>>::try_from_uri(&parts.uri).map_err(|rejection| {
-            ApiError::new(
-                ErrorCode::BadOption,
-                format!("The options in the query cannot be read: {rejection}."),
-            )
-        })?;
+    let options = options_in(&parts.uri)?;
     let config = config_from_options(&options)?;
     let deployed = app.pool().deploy(&name, image, config).await?;
     tracing::debug!(

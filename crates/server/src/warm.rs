@@ -1,15 +1,15 @@
 //! Warming a function: some requests are answered, and what that leaves is snapshotted.
 
 use axum::Json;
-use axum::extract::{Query, Request, State};
+use axum::extract::{Request, State};
 use axum::http::header::LOCATION;
 use axum::http::uri::PathAndQuery;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use dormouse_pool::Warmed;
 
 use crate::access::Caller;
-use crate::functions::Name;
-use crate::{ApiError, App, ErrorCode, OptionError, body};
+use crate::functions::{Name, options_in};
+use crate::{ApiError, App, OptionError, body};
 
 /// How a function is to be warmed, as a query says it.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -37,13 +37,7 @@ pub(crate) async fn warm(
     )
     .await?;
     let Name(name) = name?;
-    let Query(options) =
-        Query::<Vec<(String, String)>>::try_from_uri(&parts.uri).map_err(|rejection| {
-            ApiError::new(
-                ErrorCode::BadOption,
-                format!("The options in the query cannot be read: {rejection}."),
-            )
-        })?;
+    let options = options_in(&parts.uri)?;
     let WarmOptions {
         runs,
         method,
