@@ -121,14 +121,14 @@ impl Pool {
         match tokio::time::timeout(limit, turn).await {
             Ok(turn) => turn.map_err(|_| Error::Draining),
             Err(_) => {
-                function.refuse();
+                function.traffic.refuse();
                 Err(timed_out(function, limit))
             }
         }
     }
 
     async fn wait_for_turn(&self, function: &Arc<Function>) -> Result<Permits, Error> {
-        let own = Arc::clone(&function.permits);
+        let own = Arc::clone(&function.traffic.permits);
         let all = &self.inner.turns;
         if let Ok(own) = Arc::clone(&own).try_acquire_owned()
             && let Some(all) = all.try_take(function.name())
@@ -147,7 +147,7 @@ impl Pool {
         match tokio::time::timeout(config.queue_timeout, both).await {
             Ok(permits) => permits,
             Err(_) => {
-                function.refuse();
+                function.traffic.refuse();
                 Err(timed_out(function, config.queue_timeout))
             }
         }
@@ -164,7 +164,7 @@ impl Pool {
         }
         let _waiting = Waiting::begin(function, self.inner.config.max_queue)?;
         let waiting = async {
-            let _turn = function.memory_turn.lock().await;
+            let _turn = function.traffic.memory_turn.lock().await;
             self.wait_for(function.name(), needed_bytes).await
         };
         let charge = match tokio::time::timeout(self.inner.config.queue_timeout, waiting).await {
@@ -172,8 +172,8 @@ impl Pool {
             Err(_) => Err(budget.refusal(function.name(), needed_bytes)),
         };
         charge.map_err(|error| {
-            function.refuse();
-            error.retry_after(function.pace.retry_after())
+            function.traffic.refuse();
+            error.retry_after(function.traffic.pace.retry_after())
         })
     }
 }
@@ -213,7 +213,7 @@ impl Lease {
                 operation: "running a guest",
                 reason: "the instance's thread ended; see the log".to_owned(),
             });
-            function.record(&outcome);
+            function.traffic.record(&outcome);
             outcome
         });
         // The damage may have been found while it ran. A cold start has nothing of the snapshot but
@@ -226,7 +226,7 @@ impl Lease {
 }
 
 fn timed_out(function: &Function, waited: Duration) -> Error {
-    let retry_after = function.pace.retry_after();
+    let retry_after = function.traffic.pace.retry_after();
     Error::queue_timeout(function.name(), waited).retry_after(retry_after)
 }
 
@@ -242,9 +242,15 @@ impl<'a> Waiting<'a> {
     /// [`Error::QueueFull`] where `limit` wait already.
     fn begin(function: &'a Function, limit: usize) -> Result<Self, Error> {
         let waiting = Self { function };
-        if function.pace.waiting.fetch_add(1, Ordering::Relaxed) >= limit {
-            function.refuse();
-            let retry_after = function.pace.retry_after();
+        if function
+            .traffic
+            .pace
+            .waiting
+            .fetch_add(1, Ordering::Relaxed)
+            >= limit
+        {
+            function.traffic.refuse();
+            let retry_after = function.traffic.pace.retry_after();
             return Err(Error::queue_full(function.name(), limit).retry_after(retry_after));
         }
         Ok(waiting)
@@ -253,6 +259,10 @@ impl<'a> Waiting<'a> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.function.pace.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.function
+            .traffic
+            .pace
+            .waiting
+            .fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -169,7 +169,7 @@ impl Function {
     /// # Errors
     /// [`Error::CrashLoop`].
     pub(crate) fn refuse_while_resting(&self) -> Result<(), Error> {
-        let rested = self.crash_loop.check(Instant::now());
+        let rested = self.traffic.crash_loop.check(Instant::now());
         rested.map_err(|wait| self.crash_loop_error(wait))
     }
 
@@ -178,12 +178,12 @@ impl Function {
     /// # Errors
     /// [`Error::CrashLoop`].
     pub(crate) fn enter(&self) -> Result<Leave, Error> {
-        let entered = self.crash_loop.enter(Instant::now());
+        let entered = self.traffic.crash_loop.enter(Instant::now());
         entered.map_err(|wait| self.crash_loop_error(wait))
     }
 
     fn crash_loop_error(&self, wait: Duration) -> Error {
-        self.refuse();
+        self.traffic.refuse();
         Error::crash_loop(self.name(), wait)
     }
 }

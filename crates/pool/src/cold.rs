@@ -29,7 +29,7 @@ impl ColdStart {
         tokio::task::spawn_blocking(move || {
             let mut guest = None;
             let outcome = self.serve(&function, &order, &mut guest);
-            function.record(&outcome);
+            function.traffic.record(&outcome);
             order.leave.settle(&outcome);
             // Nobody waits until the guest is gone, but what the order reserved is held that long.
             let _ = reply.send(outcome);

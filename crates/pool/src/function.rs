@@ -10,23 +10,20 @@ use dormouse_snapshot::{
     FunctionName, Lease, Manifest, MemoryImage, Snapshot, SnapshotRef, Store, WorkingSet,
 };
 use dormouse_vmm::{Host, Namer, translations_differ};
-use tokio::sync::Semaphore;
 
-use crate::backoff::CrashLoop;
 use crate::budget::{Budget, Charge, FIRST_RUN_BYTES, INSTANCE_BYTES};
 use crate::config::{FunctionConfig, PoolConfig};
 use crate::crossover::Crossover;
 use crate::damage::Health;
 use crate::deploy::SavedFunction;
-use crate::error::{Error, Failure};
+use crate::error::Error;
 use crate::instance::Instance;
 use crate::interrupters::Interrupters;
 use crate::learning::{Learning, kept};
 use crate::loading::{self, Loaded, Shared, namer};
-use crate::message::{Outcome, Timings};
-use crate::pace::Pace;
+use crate::message::Timings;
 use crate::paging::{Paging, STAGED_SETS};
-use crate::stats::FunctionStats;
+use crate::traffic::Traffic;
 use crate::verify::Verify;
 
 pub(crate) struct Function {
@@ -57,25 +54,8 @@ pub(crate) struct Function {
     staged: Mutex<Charge>,
     /// What runs held of late, at most.
     peak_bytes: AtomicU64,
-    /// As many permits as the function may have invocations at once.
-    pub(crate) permits: Arc<Semaphore>,
-    pub(crate) pace: Arc<Pace>,
-    /// Held by who waits for memory beside other functions: one request of each at a time, so that
-    /// the functions take turns.
-    pub(crate) memory_turn: tokio::sync::Mutex<()>,
-    pub(crate) crash_loop: CrashLoop,
-    counters: Counters,
-}
-
-#[derive(Default)]
-struct Counters {
-    invocations: AtomicU64,
-    failures: AtomicU64,
-    timeouts: AtomicU64,
-    refused: AtomicU64,
-    restore_us: AtomicU64,
-    run_us: AtomicU64,
-    faults: AtomicU64,
+    /// Shared with whoever else answers this function's requests.
+    pub(crate) traffic: Arc<Traffic>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -135,7 +115,7 @@ impl Function {
             reference: reference.clone(),
             store: store.clone(),
             manifest: snapshot.manifest,
-            permits: Arc::new(Semaphore::new(config.concurrency)),
+            traffic: Arc::new(Traffic::new(config.concurrency)),
             config,
             state: snapshot.state,
             memory,
@@ -154,10 +134,6 @@ impl Function {
             health,
             _charge: charge,
             peak_bytes: AtomicU64::new(FIRST_RUN_BYTES),
-            pace: Arc::default(),
-            memory_turn: tokio::sync::Mutex::default(),
-            crash_loop: CrashLoop::default(),
-            counters: Counters::default(),
         });
         if verify == Verify::Background {
             let found = Arc::downgrade(&function);
@@ -416,49 +392,6 @@ impl Function {
 
     pub(crate) fn idle_instances(&self) -> usize {
         lock(&self.idle).len()
-    }
-
-    /// Counts a refused request.
-    pub(crate) fn refuse(&self) {
-        self.counters.refused.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Counts a finished invocation.
-    pub(crate) fn record(&self, outcome: &Result<Outcome, Error>) {
-        let add = |counter: &AtomicU64, value| counter.fetch_add(value, Ordering::Relaxed);
-        add(&self.counters.invocations, 1);
-        let Ok(outcome) = outcome else {
-            add(&self.counters.failures, 1);
-            return;
-        };
-        add(&self.counters.restore_us, outcome.timings.restore_us);
-        add(&self.counters.run_us, outcome.timings.run_us);
-        add(&self.counters.faults, outcome.timings.faults);
-        match &outcome.result {
-            Ok(_) => {}
-            Err(Failure::TimedOut { .. }) => {
-                add(&self.counters.timeouts, 1);
-            }
-            Err(_) => {
-                add(&self.counters.failures, 1);
-            }
-        }
-    }
-
-    pub(crate) fn stats(&self) -> FunctionStats {
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        FunctionStats {
-            invocations: get(&self.counters.invocations),
-            failures: get(&self.counters.failures),
-            timeouts: get(&self.counters.timeouts),
-            refused: get(&self.counters.refused),
-            crash_loops: self.crash_loop.loops(),
-            running: self.pace.running.load(Ordering::Relaxed) as u64,
-            waiting: self.pace.waiting.load(Ordering::Relaxed) as u64,
-            restore_us_total: get(&self.counters.restore_us),
-            run_us_total: get(&self.counters.run_us),
-            faults_total: get(&self.counters.faults),
-        }
     }
 }
 

@@ -53,7 +53,7 @@ pub(crate) struct Permits {
 
 impl Permits {
     pub(crate) fn new(function: &Function, own: OwnedSemaphorePermit, all: Turn) -> Self {
-        let pace = Arc::clone(&function.pace);
+        let pace = Arc::clone(&function.traffic.pace);
         pace.running.fetch_add(1, Ordering::Relaxed);
         Self {
             _function: own,
@@ -246,7 +246,7 @@ fn serve(function: &Weak<Function>, number: u64, inbox: &mpsc::Receiver<Told>) {
         let is_healthy = outcome
             .as_ref()
             .is_ok_and(|outcome| matches!(outcome.result, Ok(_) | Err(Failure::Reported { .. })));
-        function.record(&outcome);
+        function.traffic.record(&outcome);
         leave.settle(&outcome);
         // Nobody waits for what comes after the answer.
         let _ = reply.send(outcome);

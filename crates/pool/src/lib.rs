@@ -35,6 +35,7 @@ mod pool;
 mod room;
 mod stats;
 mod tasks;
+mod traffic;
 mod tune;
 mod turns;
 mod verify;

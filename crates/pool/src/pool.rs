@@ -286,7 +286,7 @@ impl Pool {
             data_bytes: manifest.data_pages * dormouse_snapshot::PAGE_BYTES as u64,
             working_set_pages: open.as_ref().map_or(0, |open| open.working_set_pages()),
             working_set_drift: open.as_ref().map_or(0.0, |open| open.working_set_drift()),
-            stats: open.map_or_else(FunctionStats::default, |open| open.stats()),
+            stats: open.map_or_else(FunctionStats::default, |open| open.traffic.stats()),
         }
     }
 
@@ -438,7 +438,7 @@ impl Pool {
         let functions = self.inner.functions.all();
         let stats: Vec<_> = functions
             .iter()
-            .map(|(name, function)| (name.to_string(), function.stats()))
+            .map(|(name, function)| (name.to_string(), function.traffic.stats()))
             .collect();
         PoolStats {
             running: stats.iter().map(|(_, stats)| stats.running).sum(),

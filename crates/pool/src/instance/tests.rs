@@ -102,7 +102,7 @@ async fn a_panic_of_ours_ends_one_instance_and_its_request_only() {
             );
         }
         // Given back once the instance is parked.
-        drop(function.permits.acquire().await);
+        drop(function.traffic.permits.acquire().await);
         assert_eq!(function.idle_instances(), 1);
         assert!(!is_armed("buggy"), "{step:?} was never come to");
     }
