@@ -11,7 +11,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags};
 use rustix::thread::{CpuSet, Pid};
 
 use crate::fd::{self, Uffd};
-use crate::pager::{OnError, OnGrowth};
+use crate::pager::{OnError, OnGrowth, OnStart};
 use crate::session::{Session, Tools};
 use crate::stats::Counters;
 use crate::{Error, support};
@@ -143,16 +143,23 @@ pub(crate) struct Handler {
 }
 
 impl Handler {
-    pub(crate) fn spawn(name: &str, shared: Arc<Shared>) -> Result<Self, Error> {
+    pub(crate) fn spawn(
+        name: &str,
+        on_start: Option<OnStart>,
+        shared: Arc<Shared>,
+    ) -> Result<Self, Error> {
         let (send, receive) = mpsc::sync_channel(1);
         let thread = thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || {
                 // The receiver waits for this.
-                let _ = send.send((
-                    rustix::thread::gettid(),
-                    rustix::thread::sched_getaffinity(None),
-                ));
+                let affinity = rustix::thread::sched_getaffinity(None);
+                let started = on_start.map_or(Ok(()), |on_start| on_start());
+                let failed = started.is_err();
+                let _ = send.send(started.map(|()| (rustix::thread::gettid(), affinity)));
+                if failed {
+                    return;
+                }
                 match catch_unwind(AssertUnwindSafe(|| shared.run())) {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => shared.give_up(error),
@@ -165,7 +172,9 @@ impl Handler {
                 }
             })
             .map_err(|error| Error::io("spawn(handler)", 0, 0, error))?;
-        let (tid, anywhere) = receive.recv().map_err(|_| Error::HandlerDead)?;
+        let started = receive.recv().map_err(|_| Error::HandlerDead)?;
+        let (tid, anywhere) =
+            started.map_err(|error| Error::io("starting the handler", 0, 0, error))?;
         let anywhere =
             anywhere.map_err(|errno| Error::io("sched_getaffinity(handler)", 0, 0, errno))?;
         Ok(Self {

@@ -64,14 +64,14 @@ mod stats;
 mod support;
 
 pub use error::Error;
-pub use pager::{OnError, OnGrowth, Pager, PagerConfig, Touched};
+pub use pager::{OnError, OnGrowth, OnStart, Pager, PagerConfig, Touched};
 pub use plan::WorkingSetPlan;
 pub use policy::Policy;
 pub use rollback::{Differs, Rollback, RollbackStats, Rolled};
 pub use source::{ReadPages, Source};
 pub use stage::Stage;
 pub use stats::{AttachStats, Stats};
-pub use support::{Feature, HostSupport, probe};
+pub use support::{Feature, HostSupport, open_ahead, probe};
 
 /// Size of the pages that this crate counts in, in bytes.
 pub const PAGE_BYTES: u64 = 4096;

@@ -24,6 +24,9 @@ pub type OnError = Arc<dyn Fn() + Send + Sync>;
 /// pager.
 pub type OnGrowth = Arc<dyn Fn(u64) -> bool + Send + Sync>;
 
+/// Called once, on the handler's thread, before it does anything: to confine it, for example.
+pub type OnStart = Arc<dyn Fn() -> std::io::Result<()> + Send + Sync>;
+
 /// How to make a [`Pager`].
 #[derive(Clone)]
 pub struct PagerConfig {
@@ -37,6 +40,8 @@ pub struct PagerConfig {
     pub on_error: Option<OnError>,
     /// Limits what a guest may hold.
     pub on_growth: Option<OnGrowth>,
+    /// The first thing that the handler's thread does. Where it fails, there is no pager.
+    pub on_start: Option<OnStart>,
 }
 
 impl Default for PagerConfig {
@@ -48,6 +53,7 @@ impl Default for PagerConfig {
             pin_to: None,
             on_error: None,
             on_growth: None,
+            on_start: None,
         }
     }
 }
@@ -96,7 +102,7 @@ impl Pager {
     pub fn new(config: PagerConfig) -> Result<Self, Error> {
         let shared = Arc::new(Shared::new(config.on_error, config.on_growth)?);
         let pagemap = Pagemap::of_this_process()?;
-        let handler = Handler::spawn(&config.name, Arc::clone(&shared))?;
+        let handler = Handler::spawn(&config.name, config.on_start, Arc::clone(&shared))?;
         let fault_around_pages = config.fault_around_pages.max(1);
         // From here on dropping it stops the thread.
         let pager = Self {

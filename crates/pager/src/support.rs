@@ -98,6 +98,20 @@ pub fn probe() -> Result<HostSupport, Error> {
     Ok(HostSupport { features })
 }
 
+/// Opens, for good, all that pagers need by path: a process that cannot open files from then on can
+/// still make pagers.
+///
+/// # Errors
+/// [`Error::Unavailable`] with a remedy where there is no `/dev/userfaultfd` for this process;
+/// [`Error::Os`] for `/proc/self/pagemap`.
+pub fn open_ahead() -> Result<(), Error> {
+    fd::keep_device()
+        .map_err(|error| unavailable(userfaultfd::Error::OpenDevUserfaultfd(error)))?;
+    fd::open(0).map_err(unavailable)?;
+    fd::pagemap::Pagemap::of_this_process()?;
+    Ok(())
+}
+
 /// Turns a failure to open userfaultfd into what to tell the operator.
 pub(crate) fn unavailable(error: userfaultfd::Error) -> Error {
     let at_the_device = matches!(error, userfaultfd::Error::OpenDevUserfaultfd(_));

@@ -109,7 +109,7 @@ pub(crate) fn unix_ns() -> u64 {
 
 /// What the kernel calls this boot of the host; nothing where it does not say. Read once: a process
 /// does not outlive its boot, and restores open no files.
-fn boot_id() -> &'static str {
+pub(crate) fn boot_id() -> &'static str {
     static BOOT_ID: OnceLock<String> = OnceLock::new();
     BOOT_ID.get_or_init(|| {
         let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");

@@ -131,6 +131,21 @@ impl Host {
         Ok(Arc::clone(HOST.get_or_init(|| probed)))
     }
 
+    /// Opens, for good, all that VMs need by path: a process that cannot open files from then on can
+    /// still make them.
+    ///
+    /// # Errors
+    /// As [`Host::open`]; [`Error::System`] for what is under `/proc`.
+    pub fn open_ahead() -> Result<(), Error> {
+        Self::open()?;
+        crate::clock::boot_id();
+        crate::ram::pagemap().map_err(|source| Error::System {
+            operation: "opening /proc/self/pagemap",
+            source,
+        })?;
+        Ok(())
+    }
+
     fn probe() -> Result<Self, Error> {
         let kvm = Kvm::new().map_err(|e| Error::NoKvm {
             reason: no_kvm(e.errno()),

@@ -1,9 +1,10 @@
 //! Guest-physical memory.
 
+use std::fs::File;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use vm_memory::{
     Bytes, GuestAddress, GuestMemoryRegion, GuestRegionMmap, MemoryRegionAddress, MmapRegion,
@@ -176,7 +177,7 @@ impl GuestRam {
         };
         let pages = self.len() / PAGE_BYTES;
         let first = self.region.as_ptr() as u64 / PAGE_BYTES;
-        let pagemap = std::fs::File::open("/proc/self/pagemap").map_err(failed)?;
+        let pagemap = pagemap().map_err(failed)?;
         let mut ranges: Vec<Range<u64>> = Vec::new();
         let mut words = vec![0; 8 * 8192];
         let mut page = 0;
@@ -200,4 +201,14 @@ impl GuestRam {
         }
         Ok(ranges)
     }
+}
+
+/// The process's `/proc/self/pagemap`, which stays open.
+pub(crate) fn pagemap() -> std::io::Result<&'static File> {
+    static PAGEMAP: OnceLock<File> = OnceLock::new();
+    if let Some(open) = PAGEMAP.get() {
+        return Ok(open);
+    }
+    let file = File::open("/proc/self/pagemap")?;
+    Ok(PAGEMAP.get_or_init(|| file))
 }

@@ -1,5 +1,7 @@
 //! How a run of a guest ends.
 
+use serde::{Deserialize, Deserializer, Serialize};
+
 /// Why a run ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stop {
@@ -21,7 +23,7 @@ pub enum Stop {
 }
 
 /// How a guest crashed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Crash {
     /// What kind of crash it was.
     pub kind: CrashKind,
@@ -30,13 +32,14 @@ pub struct Crash {
     /// Registers by name, as far as they are known of the moment of the crash. Of an exception that
     /// the guest's kernel reported these are the few that its report names: the vCPU's own have
     /// gone on since. Of all other kinds they are the vCPU's, from `rip` to `cr4`.
+    #[serde(deserialize_with = "known_registers")]
     pub registers: Vec<(&'static str, u64)>,
     /// What the image has at the instruction that crashed, as `function+0x1f`.
     pub symbol: Option<String>,
 }
 
 /// Kinds of crashes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum CrashKind {
     /// A CPU exception or a panic that the guest's kernel reported.
     Exception,
@@ -75,4 +78,22 @@ impl CrashKind {
             Self::Host => "host",
         }
     }
+}
+
+/// The names that a crash can have, from `rip` to `cr4`.
+const REGISTERS: [&str; 22] = [
+    "rip", "rflags", "rsp", "rbp", "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10",
+    "r11", "r12", "r13", "r14", "r15", "cr0", "cr2", "cr3", "cr4",
+];
+
+/// Leaves out what is no register's name.
+fn known_registers<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<(&'static str, u64)>, D::Error> {
+    let told = Vec::<(String, u64)>::deserialize(deserializer)?;
+    let known = told.into_iter().filter_map(|(told, value)| {
+        let name = REGISTERS.into_iter().find(|name| *name == told)?;
+        Some((name, value))
+    });
+    Ok(known.collect())
 }

@@ -11,8 +11,10 @@ pub(crate) mod pagemap;
 #[cfg(test)]
 mod tests;
 
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
+use std::sync::OnceLock;
 
 use userfaultfd::{Event, EventBuffer, FaultKind, FeatureFlags, RegisterMode, UffdBuilder};
 
@@ -27,6 +29,12 @@ pub(crate) const FEATURE_POISON: u64 = 1 << 14;
 pub(crate) const FEATURE_WP_ASYNC: u64 = 1 << 15;
 pub(crate) const FEATURE_MOVE: u64 = 1 << 16;
 
+/// `USERFAULTFD_IOC_NEW`, `_IO(0xAA, 0)`: of the device, makes a new descriptor.
+const USERFAULTFD_IOC_NEW: libc::c_ulong = 0xaa00;
+/// `_IOWR(0xAA, 0x3f, struct uffdio_api)`.
+const UFFDIO_API: libc::c_ulong = 0xc018_aa3f;
+/// `UFFD_API`, the version of the interface.
+const UFFD_API: u64 = 0xaa;
 /// `_IOWR(0xAA, 3, struct uffdio_copy)`.
 const UFFDIO_COPY: libc::c_ulong = 0xc028_aa03;
 /// `_IOWR(0xAA, 4, struct uffdio_zeropage)`.
@@ -43,6 +51,14 @@ const COPY_MODE_WP: u64 = 1 << 1;
 
 /// Events taken out of the kernel by one read.
 const EVENTS_PER_READ: usize = 16;
+
+/// `struct uffdio_api`.
+#[repr(C)]
+struct ApiArg {
+    api: u64,
+    features: u64,
+    ioctls: u64,
+}
 
 /// `struct uffdio_copy` and `struct uffdio_move`, which have one layout.
 #[repr(C)]
@@ -140,14 +156,58 @@ pub(crate) struct Uffd {
     pub(crate) moves: bool,
 }
 
+/// The device that descriptors are made by, once [`keep_device`] has opened it.
+static DEVICE: OnceLock<File> = OnceLock::new();
+
+/// Opens `/dev/userfaultfd` for good: no descriptor is opened by path from then on.
+pub(crate) fn keep_device() -> io::Result<()> {
+    if DEVICE.get().is_none() {
+        let device = File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/userfaultfd")?;
+        let _ = DEVICE.set(device);
+    }
+    Ok(())
+}
+
 /// Opens a descriptor with exactly `features`; faults from kernel mode (KVM's) included.
 pub(crate) fn open(features: u64) -> Result<userfaultfd::Uffd, userfaultfd::Error> {
+    if let Some(device) = DEVICE.get() {
+        return from_device(device, features)
+            .map_err(|error| userfaultfd::Error::OpenDevUserfaultfd(error));
+    }
     UffdBuilder::new()
         .close_on_exec(true)
         .non_blocking(true)
         .user_mode_only(false)
         .require_features(FeatureFlags::from_bits_retain(features))
         .create()
+}
+
+/// The same, by a device that is open.
+fn from_device(device: &File, features: u64) -> io::Result<userfaultfd::Uffd> {
+    let flags = libc::O_CLOEXEC | libc::O_NONBLOCK;
+    // SAFETY: the ioctl takes flags by value and returns a new descriptor, which nobody else owns; it
+    // is handed to its owner before anything can fail.
+    let uffd = unsafe {
+        let fd = libc::ioctl(device.as_raw_fd(), USERFAULTFD_IOC_NEW, flags);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        userfaultfd::Uffd::from_raw_fd(fd)
+    };
+    let mut api = ApiArg {
+        api: UFFD_API,
+        features,
+        ioctls: 0,
+    };
+    // SAFETY: the argument has the layout of `struct uffdio_api` and outlives the call.
+    let answer = unsafe { libc::ioctl(uffd.as_raw_fd(), UFFDIO_API, &raw mut api) };
+    if answer < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(uffd)
 }
 
 impl Uffd {
