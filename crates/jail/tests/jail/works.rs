@@ -1,0 +1,153 @@
+//! What a confined process must be able to do, and how much of it.
+
+use std::io::{Read as _, Write as _};
+
+use dormouse_jail::{Ending, ResourceLimits};
+use libtest_mimic::Trial;
+
+use crate::deed::Deed;
+use crate::order::{Order, Report, Strictness};
+use crate::parent::{order, run, start};
+
+pub(crate) fn tests() -> Vec<Trial> {
+    let mut tests = Vec::new();
+    for (name, deed) in [
+        ("nothing", Deed::Nothing),
+        ("threads start and end", Deed::Threads),
+        ("memory grows and shrinks", Deed::Memory),
+        ("clocks run", Deed::Clocks),
+        ("chance is to be had", Deed::Chance),
+        ("one ioctl of many", Deed::CountBytesWaiting),
+        ("a panic is caught", Deed::CatchPanic),
+    ] {
+        tests.push(Trial::test(format!("works::{name}"), move || {
+            let outcome = run(&order(deed));
+            assert!(matches!(outcome.report, Some(Report::Done)), "{outcome:?}");
+            assert_eq!(outcome.ending, Ending::Exited(0));
+            Ok(())
+        }));
+    }
+    type Test = fn();
+    let more: [(&str, Test); 9] = [
+        ("works::the socket goes both ways", echo),
+        ("works::end of file is seen", end_of_file),
+        ("works::clone3 is answered", clone3),
+        ("works::giving up is seen", giving_up),
+        ("works::a thread is narrowed", narrowed),
+        ("limits::descriptors", descriptors),
+        ("limits::threads", threads),
+        ("limits::file length", file_length),
+        ("limits::address space", address_space),
+    ];
+    tests.extend(more.map(|(name, test)| {
+        Trial::test(name, move || {
+            test();
+            Ok(())
+        })
+    }));
+    tests
+}
+
+fn echo() {
+    let mut child = start(&order(Deed::Echo));
+    child.entered();
+    child.socket.get_mut().write_all(b"live").expect("it reads");
+    let mut word = [0; 4];
+    child.socket.read_exact(&mut word).expect("it answers");
+    assert_eq!(&word, b"evil");
+    assert!(matches!(child.hear(), Some(Report::Done)));
+}
+
+fn end_of_file() {
+    let mut child = start(&order(Deed::EndAtEndOfFile));
+    child.entered();
+    assert_eq!(child.jailed.try_wait().expect("a child"), None);
+    drop(child.socket);
+    assert_eq!(child.jailed.wait().expect("a child"), Ending::Exited(7));
+}
+
+fn clone3() {
+    let outcome = run(&order(Deed::NewWayToClone));
+    let Some(Report::Refused(errno)) = outcome.report else {
+        panic!("{outcome:?}");
+    };
+    assert_eq!(errno, libc::ENOSYS);
+}
+
+fn giving_up() {
+    let ending = run(&order(Deed::GiveUp)).ending;
+    assert_eq!(ending, Ending::Killed(libc::SIGABRT));
+    assert_eq!(ending.to_string(), "killed by SIGABRT: it gave up");
+}
+
+/// What the process may, one of its threads may not; and none may narrow itself where the process's
+/// filter has not said so.
+fn narrowed() {
+    let narrowable = Order {
+        filter: Strictness::Narrowable,
+        ..order(Deed::NarrowedThread)
+    };
+    let outcome = run(&narrowable);
+    assert!(outcome.report.is_none(), "{outcome:?}");
+    assert_eq!(outcome.ending, Ending::Killed(libc::SIGSYS));
+    // That it was not the narrowing which killed: the call itself is well without it.
+    let same_call = Order {
+        filter: Strictness::Narrowable,
+        ..order(Deed::Call(libc::SYS_getrandom))
+    };
+    assert!(matches!(run(&same_call).report, Some(Report::Done)));
+}
+
+fn limited(deed: Deed, limits: ResourceLimits) -> Order {
+    Order {
+        filter: Strictness::Lenient,
+        limits,
+        ..order(deed)
+    }
+}
+
+/// Without the limit it is done, with it refused by this errno.
+fn refused_by_limit(deed: Deed, limits: ResourceLimits, errno: i32) {
+    let free = run(&limited(deed.clone(), ResourceLimits::default()));
+    assert!(matches!(free.report, Some(Report::Done)), "{free:?}");
+    let bound = run(&limited(deed, limits));
+    let Some(Report::Refused(found)) = bound.report else {
+        panic!("{bound:?}");
+    };
+    assert_eq!(found, errno);
+}
+
+fn descriptors() {
+    let limits = ResourceLimits {
+        open_files: Some(16),
+        ..ResourceLimits::default()
+    };
+    refused_by_limit(Deed::DuplicateDescriptors(16), limits, libc::EMFILE);
+}
+
+fn threads() {
+    let limits = ResourceLimits {
+        threads: Some(1),
+        ..ResourceLimits::default()
+    };
+    refused_by_limit(Deed::Threads, limits, libc::EAGAIN);
+}
+
+fn file_length() {
+    let limits = ResourceLimits {
+        file_bytes: Some(4096),
+        ..ResourceLimits::default()
+    };
+    let within = run(&limited(Deed::WriteInMemory(4096), limits));
+    assert!(matches!(within.report, Some(Report::Done)), "{within:?}");
+    let beyond = run(&limited(Deed::WriteInMemory(4097), limits));
+    assert_eq!(beyond.ending, Ending::Killed(libc::SIGXFSZ));
+}
+
+fn address_space() {
+    let limits = ResourceLimits {
+        address_space_bytes: Some(256 << 20),
+        ..ResourceLimits::default()
+    };
+    refused_by_limit(Deed::Allocate(1 << 30), limits, libc::ENOMEM);
+}
