@@ -57,6 +57,10 @@ fn enter(
         Host::WithoutLandlock => without(libc::SYS_landlock_create_ruleset, libc::ENOSYS)?,
         Host::WithoutIds => without(libc::SYS_setresuid, libc::EINVAL)?,
         Host::Unprivileged => become_somebody(),
+        Host::UnprivilegedWithoutNamespaces => {
+            become_somebody();
+            without(libc::SYS_unshare, libc::EPERM)?;
+        }
         Host::WithThreads => {
             sleeper = Some(thread::spawn(|| thread::sleep(Duration::from_secs(600))));
         }

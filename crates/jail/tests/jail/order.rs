@@ -32,6 +32,8 @@ pub(crate) enum Host {
     WithoutLandlock,
     /// The child is somebody without privileges.
     Unprivileged,
+    /// Both.
+    UnprivilegedWithoutNamespaces,
     /// The child has a second thread.
     WithThreads,
     /// The child has a descriptor that is not to be kept.

@@ -58,8 +58,11 @@ fn forbidden() -> Vec<(&'static str, Deed)> {
     ]
 }
 
+/// Whether any of the layers stands that are for something.
+type Guards = Box<dyn Fn(&Layers) -> bool>;
+
 /// Which of the layers below the filter are for it.
-fn guards(deed: &Deed) -> Option<Box<dyn Fn(&Layers) -> bool>> {
+fn guards(deed: &Deed) -> Option<Guards> {
     use LayerName::{
         EmptyRoot, HostUser, Landlock, NetworkNamespace, NoCapabilities, NotDumpable, UserNamespace,
     };

@@ -2,11 +2,11 @@
 
 use std::io::{Read as _, Write as _};
 
-use dormouse_jail::{Ending, ResourceLimits};
+use dormouse_jail::{Ending, LayerName, ResourceLimits, Standing};
 use libtest_mimic::Trial;
 
 use crate::deed::Deed;
-use crate::order::{Order, Report, Strictness};
+use crate::order::{Host, Order, Report, Strictness};
 use crate::parent::{order, run, start};
 
 pub(crate) fn tests() -> Vec<Trial> {
@@ -108,9 +108,17 @@ fn limited(deed: Deed, limits: ResourceLimits) -> Order {
 
 /// Without the limit it is done, with it refused by this errno.
 fn refused_by_limit(deed: Deed, limits: ResourceLimits, errno: i32) {
-    let free = run(&limited(deed.clone(), ResourceLimits::default()));
+    refused_by_limit_of(Host::AsItIs, deed, limits, errno);
+}
+
+fn refused_by_limit_of(host: Host, deed: Deed, limits: ResourceLimits, errno: i32) {
+    let on_host = |limits| Order {
+        host,
+        ..limited(deed.clone(), limits)
+    };
+    let free = run(&on_host(ResourceLimits::default()));
     assert!(matches!(free.report, Some(Report::Done)), "{free:?}");
-    let bound = run(&limited(deed, limits));
+    let bound = run(&on_host(limits));
     let Some(Report::Refused(found)) = bound.report else {
         panic!("{bound:?}");
     };
@@ -131,6 +139,17 @@ fn threads() {
         ..ResourceLimits::default()
     };
     refused_by_limit(Deed::Threads, limits, libc::EAGAIN);
+    // Its user has other processes, which are not counted in its user namespace.
+    refused_by_limit_of(Host::Unprivileged, Deed::Threads, limits, libc::EAGAIN);
+    // Where it has neither namespace nor user of its own, the limit is left out, which is said.
+    let counted_with_others = Order {
+        host: Host::UnprivilegedWithoutNamespaces,
+        ..limited(Deed::Threads, limits)
+    };
+    let outcome = run(&counted_with_others);
+    assert!(matches!(outcome.report, Some(Report::Done)), "{outcome:?}");
+    let standing = outcome.layers.standing(LayerName::ResourceLimits);
+    assert!(matches!(standing, Some(Standing::Weaker(_))), "{outcome:?}");
 }
 
 fn file_length() {
