@@ -39,6 +39,15 @@ pub enum Error {
         /// Each as its number and what it leads to.
         found: String,
     },
+    /// No control group could be made for a process.
+    #[error(
+        "no control group: {reason}; under systemd, `Delegate=memory pids` and \
+         `DelegateSubgroup=` give some away"
+    )]
+    Group {
+        /// Why, for each group that it could have been made in.
+        reason: String,
+    },
     /// Rules that cannot be one filter.
     #[error("system call {call}: {reason}")]
     Rule {

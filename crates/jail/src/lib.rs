@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  start      starts a program with one socket and nothing else, sees how it ends  (front)
+//!    └── group         a control group around it, where the host gives one away
 //!  enter      the program shuts the door behind itself, layer by layer             (worker)
 //!    ├── identity      a user id of its own on the host, where the front is root
 //!    ├── namespaces    an empty file system, an empty network, nobody to talk to
@@ -42,6 +43,7 @@ mod ending;
 mod enter;
 mod error;
 mod filter;
+mod group;
 mod identity;
 #[allow(unsafe_code)]
 mod kernel;
@@ -55,6 +57,7 @@ pub use ending::Ending;
 pub use enter::{Confinement, enter, socket};
 pub use error::Error;
 pub use filter::{Filter, Rule};
+pub use group::GroupLimits;
 pub use layers::{Layer, LayerName, Layers, Standing};
 pub use limits::ResourceLimits;
 pub use start::{Jailed, Program, spawn};

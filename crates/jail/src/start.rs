@@ -16,6 +16,7 @@ use rustix::process::{
 
 use crate::ending::Ending;
 use crate::error::Error;
+use crate::group::{Group, GroupLimits};
 use crate::kernel;
 
 /// What to start.
@@ -65,6 +66,7 @@ pub fn spawn(program: &Program) -> Result<Jailed, Error> {
             pidfd,
             socket: Some(socket),
             ending: Mutex::new(None),
+            group: None,
         }),
         Err(errno) => {
             // What cannot be watched is not left to itself. It fails only where it is gone.
@@ -87,6 +89,8 @@ pub struct Jailed {
     socket: Option<UnixStream>,
     /// Set once the process is reaped.
     ending: Mutex<Option<Ending>>,
+    /// Dropped, and with that removed, after the process is reaped.
+    group: Option<Group>,
 }
 
 impl Jailed {
@@ -100,6 +104,19 @@ impl Jailed {
     /// copies are, the worker reads end of file.
     pub fn take_socket(&mut self) -> Option<UnixStream> {
         self.socket.take()
+    }
+
+    /// Puts the process into a control group of its own, which goes when this does. What it holds by
+    /// then is charged elsewhere, so this comes first.
+    ///
+    /// # Errors
+    ///
+    /// Where this host gives no control group away; nothing has changed then, and the process may
+    /// well go on without.
+    pub fn limit(&mut self, limits: &GroupLimits) -> Result<(), Error> {
+        let group = Group::around(self.pid(), limits);
+        self.group = Some(group.map_err(|reason| Error::Group { reason })?);
+        Ok(())
     }
 
     /// Ends the process with SIGKILL. It is well where it has ended before.

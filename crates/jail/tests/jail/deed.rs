@@ -63,6 +63,8 @@ pub(crate) enum Deed {
     CatchPanic,
     GiveUp,
     NarrowedThread,
+    /// Not before the parent says so.
+    WhenTold(Box<Deed>),
 
     // What it can up to a limit.
     DuplicateDescriptors(u64),
@@ -295,6 +297,10 @@ impl Deed {
             }
             Self::GiveUp => std::process::abort(),
             Self::NarrowedThread => narrowed_thread(),
+            Self::WhenTold(deed) => {
+                socket.read_exact(&mut [0])?;
+                deed.perform(targets, tools, socket)
+            }
 
             Self::DuplicateDescriptors(count) => {
                 let copies: io::Result<Vec<_>> = (0..*count).map(|_| socket.try_clone()).collect();

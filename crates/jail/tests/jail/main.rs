@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 mod child;
 mod deed;
+mod group;
 mod order;
 mod parent;
 mod refused;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
     tests.extend(refused::tests());
     tests.extend(works::tests());
     tests.extend(seen::tests());
+    tests.extend(group::tests());
     tests.extend(rules::tests());
     libtest_mimic::run(&arguments, tests).exit_code()
 }
