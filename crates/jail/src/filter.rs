@@ -85,11 +85,19 @@ impl Rule {
     /// the rule), and memory is never executable. `clone3`, whose flags cannot be looked at, is
     /// answered with `ENOSYS`, upon which the C library takes `clone`.
     ///
-    /// A panic under `RUST_BACKTRACE` looks for the program's file: programs that shall survive
-    /// that refuse the calls that name files with `ENOENT`.
+    /// Files are opened by none of this, but a panic under `RUST_BACKTRACE` looks for the program's:
+    /// see [`Rule::no_files`].
     #[must_use]
     pub fn runtime() -> Vec<Self> {
         runtime::rules()
+    }
+
+    /// Answers calls that look for files by their names with `ENOENT`, for programs that shall
+    /// survive what libraries look for on the way: debug information as a panic is printed, the
+    /// number of CPUs, time zones. Without this they are death, as all that is not allowed.
+    #[must_use]
+    pub fn no_files() -> Vec<Self> {
+        runtime::no_files()
     }
 
     /// What [`Filter::apply_to_thread`] does, for the filters of processes whose threads are

@@ -47,6 +47,22 @@ const PLAIN: &[libc::c_long] = &[
     libc::SYS_getrandom,
 ];
 
+/// What looks for a file by its name, and changes nothing.
+const BY_NAME: &[libc::c_long] = &[
+    libc::SYS_open,
+    libc::SYS_openat,
+    libc::SYS_stat,
+    libc::SYS_lstat,
+    libc::SYS_newfstatat,
+    libc::SYS_statx,
+    libc::SYS_access,
+    libc::SYS_faccessat,
+    libc::SYS_faccessat2,
+    libc::SYS_readlink,
+    libc::SYS_readlinkat,
+    libc::SYS_getcwd,
+];
+
 /// `fcntl(2)`: what changes descriptors of this process only. Not F_SETOWN, which names another.
 const FCNTL: &[libc::c_int] = &[
     libc::F_GETFD,
@@ -100,4 +116,9 @@ pub(crate) fn narrowing() -> Vec<Rule> {
         Rule::allow_values(libc::SYS_prctl, 0, &[no_new_privs]),
         Rule::allow_values(libc::SYS_seccomp, 0, &[libc::SECCOMP_SET_MODE_FILTER]),
     ]
+}
+
+pub(crate) fn no_files() -> Vec<Rule> {
+    let refuse = |call: &libc::c_long| Rule::refuse(*call, libc::ENOENT);
+    BY_NAME.iter().map(refuse).collect()
 }

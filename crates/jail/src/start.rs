@@ -112,9 +112,12 @@ impl Jailed {
     /// # Errors
     ///
     /// Where this host gives no control group away; nothing has changed then, and the process may
-    /// well go on without.
+    /// well go on without. Where it has one already.
     pub fn limit(&mut self, limits: &GroupLimits) -> Result<(), Error> {
-        let group = Group::around(self.pid(), limits);
+        let group = match self.group {
+            None => Group::around(self.pid(), limits),
+            Some(_) => Err("it has one already".into()),
+        };
         self.group = Some(group.map_err(|reason| Error::Group { reason })?);
         Ok(())
     }

@@ -11,6 +11,7 @@ use dormouse_jail::{Confinement, Filter, Layers, Rule};
 
 use crate::deed::Tools;
 use crate::order::{Host, Order, Report, Strictness};
+use crate::parent::is_privileged;
 
 /// Of a child that could not tell what went wrong.
 pub(crate) const SPEECHLESS: u8 = 99;
@@ -93,7 +94,7 @@ fn every_call() -> Vec<Rule> {
 fn become_somebody() {
     use rustix::process::{Gid, Uid};
     use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
-    if !rustix::process::geteuid().is_root() {
+    if !is_privileged() {
         return;
     }
     // Nobody on the host is this one.
@@ -109,10 +110,12 @@ fn become_somebody() {
 fn filter(strictness: Strictness) -> Result<Filter, dormouse_jail::Error> {
     let mut rules = match strictness {
         Strictness::Lenient => return Filter::compile(&every_call()),
-        Strictness::Strict | Strictness::Narrowable => Rule::runtime(),
+        _ => Rule::runtime(),
     };
-    if strictness == Strictness::Narrowable {
-        rules.extend(Rule::narrowing());
+    match strictness {
+        Strictness::Narrowable => rules.extend(Rule::narrowing()),
+        Strictness::Forgiving => rules.extend(Rule::no_files()),
+        _ => {}
     }
     // One request of the many that `ioctl` has.
     let bytes_waiting = u32::try_from(libc::FIONREAD).expect("it has 32 bits");

@@ -17,6 +17,8 @@ pub(crate) struct Order {
     pub(crate) host: Host,
     pub(crate) filter: Strictness,
     pub(crate) limits: ResourceLimits,
+    /// Whether a panic prints where it was.
+    pub(crate) backtrace: bool,
     pub(crate) deed: Deed,
     pub(crate) targets: Targets,
 }
@@ -49,6 +51,8 @@ pub(crate) enum Strictness {
     Strict,
     /// As strict, but threads may narrow themselves.
     Narrowable,
+    /// As strict, but files are not there instead of death.
+    Forgiving,
     /// All there are, so that the other layers are seen.
     Lenient,
 }

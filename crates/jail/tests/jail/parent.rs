@@ -9,6 +9,8 @@ use std::process;
 
 use dormouse_jail::{Ending, Jailed, LayerName, Layers, Program, ResourceLimits, Standing, spawn};
 
+use rustix::thread::CapabilitySet;
+
 use crate::deed::Deed;
 use crate::order::{Host, Order, Report, Strictness, Targets};
 
@@ -35,6 +37,7 @@ pub(crate) fn order(deed: Deed) -> Order {
         host: Host::AsItIs,
         filter: Strictness::Strict,
         limits: ResourceLimits::default(),
+        backtrace: false,
         deed,
         targets: Targets::default(),
     }
@@ -60,10 +63,13 @@ pub(crate) fn start(order: &Order) -> Child {
         targets,
         ..order.clone()
     };
+    let backtrace = order
+        .backtrace
+        .then(|| ("RUST_BACKTRACE".into(), "1".into()));
     let program = Program {
         path: env::current_exe().expect("this program"),
         args: order.arguments(),
-        environment: Vec::new(),
+        environment: backtrace.into_iter().collect(),
     };
     let mut jailed = spawn(&program).expect("the program starts");
     let socket = jailed.take_socket().expect("it is the first time");
@@ -118,6 +124,12 @@ pub(crate) fn stands(layers: &Layers, name: LayerName) -> bool {
         Some(Standing::Weaker(_)) => true,
         Some(Standing::Missing(_)) => false,
     }
+}
+
+/// Whether this process may change its user id, as root may where nobody has taken that away.
+pub(crate) fn is_privileged() -> bool {
+    let sets = rustix::thread::capabilities(None).expect("of this process");
+    sets.effective.contains(CapabilitySet::SETUID)
 }
 
 /// The version of landlock that this kernel has; 0 for none. `landlock_create_ruleset(2)` with

@@ -28,12 +28,13 @@ pub(crate) fn tests() -> Vec<Trial> {
         }));
     }
     type Test = fn();
-    let more: [(&str, Test); 9] = [
+    let more: [(&str, Test); 10] = [
         ("works::the socket goes both ways", echo),
         ("works::end of file is seen", end_of_file),
         ("works::clone3 is answered", clone3),
         ("works::giving up is seen", giving_up),
         ("works::a thread is narrowed", narrowed),
+        ("works::a panic looks for files", backtrace),
         ("limits::descriptors", descriptors),
         ("limits::threads", threads),
         ("limits::file length", file_length),
@@ -96,6 +97,23 @@ fn narrowed() {
         ..order(Deed::Call(libc::SYS_getrandom))
     };
     assert!(matches!(run(&same_call).report, Some(Report::Done)));
+}
+
+/// A panic that prints where it was looks for the program's file: death, or a file that is not there.
+fn backtrace() {
+    let order = |filter| Order {
+        filter,
+        backtrace: true,
+        ..order(Deed::CatchPanic)
+    };
+    let strict = run(&order(Strictness::Strict));
+    assert_eq!(strict.ending, Ending::Killed(libc::SIGSYS));
+    let forgiving = run(&order(Strictness::Forgiving));
+    assert!(
+        matches!(forgiving.report, Some(Report::Done)),
+        "{forgiving:?}"
+    );
+    assert_eq!(forgiving.ending, Ending::Exited(0));
 }
 
 fn limited(deed: Deed, limits: ResourceLimits) -> Order {
