@@ -22,23 +22,24 @@ use crate::order::{Order, Targets};
 pub(crate) enum Deed {
     // What it must not.
     Open(String),
-    Create(String),
+    Create,
     NewTcpConnection,
     NewAbstractConnection,
     /// With a socket of before the jail.
     ConnectTcp,
     ConnectAbstract,
     Execute,
+    // Of another process, which is the test's or another jail's.
     Trace,
-    ReadMemoryOfParent,
-    SignalParent,
+    ReadMemory,
+    Signal,
     /// Into the parent's network, through a descriptor of before the jail.
     EnterNamespace,
     Fork,
     Mount,
     ChangeRoot,
     BecomeRoot,
-    ReplaceKernel,
+    Reboot,
     SetHostName,
     MakeExecutable,
     MapExecutable,
@@ -88,7 +89,7 @@ impl Tools {
             Deed::ConnectTcp => Some(socket(AddressFamily::INET)?),
             Deed::ConnectAbstract => Some(socket(AddressFamily::UNIX)?),
             Deed::EnterNamespace => {
-                let path = format!("/proc/{}/ns/net", order.targets.parent);
+                let path = format!("/proc/{}/ns/net", order.targets.process);
                 Some(File::open(path)?.into())
             }
             Deed::WriteInMemory(_) => Some(memfd_create("written", MemfdFlags::CLOEXEC)?),
@@ -107,11 +108,11 @@ impl Tools {
 }
 
 /// A system call of which the kernel writes nothing into this process but through `pointer`.
-fn call(number: i64, arguments: [u64; 5]) -> io::Result<i64> {
-    let [a, b, c, d, e] = arguments;
+fn call(number: i64, arguments: [u64; 6]) -> io::Result<i64> {
+    let [a, b, c, d, e, f] = arguments;
     // SAFETY: the callers pass numbers, and addresses of values that live over the call and are of
     // the kind that the call takes, or null.
-    let answer = unsafe { libc::syscall(number, a, b, c, d, e) };
+    let answer = unsafe { libc::syscall(number, a, b, c, d, e, f) };
     if answer < 0 {
         Err(io::Error::last_os_error())
     } else {
@@ -134,10 +135,10 @@ impl Deed {
         tools: &Tools,
         socket: &mut UnixStream,
     ) -> io::Result<()> {
-        let parent = number(targets.parent);
+        let target = number(targets.process);
         match self {
             Self::Open(path) => File::open(path).map(drop),
-            Self::Create(path) => File::create_new(path).map(drop),
+            Self::Create => File::create_new(&targets.new_file).map(drop),
             Self::NewTcpConnection => {
                 let loopback = std::net::Ipv4Addr::LOCALHOST;
                 std::net::TcpStream::connect((loopback, targets.tcp_port)).map(drop)
@@ -159,30 +160,30 @@ impl Deed {
                 let nothing = [0_u64];
                 let list = address(&nothing);
                 let program = path.as_ptr().addr() as u64;
-                call(libc::SYS_execve, [program, list, list, 0, 0]).map(drop)
+                call(libc::SYS_execve, [program, list, list, 0, 0, 0]).map(drop)
             }
             Self::Trace => {
                 let seize = u64::from(libc::PTRACE_SEIZE);
-                call(libc::SYS_ptrace, [seize, parent, 0, 0, 0]).map(drop)
+                call(libc::SYS_ptrace, [seize, target, 0, 0, 0, 0]).map(drop)
             }
-            Self::ReadMemoryOfParent => {
+            Self::ReadMemory => {
                 let mut byte = [0_u8];
                 let local = [(&raw mut byte).addr() as u64, 1];
                 let remote = [targets.address, 1];
                 let (local, remote) = (address(&local), address(&remote));
-                call(libc::SYS_process_vm_readv, [parent, local, 1, remote, 1]).map(drop)
+                call(libc::SYS_process_vm_readv, [target, local, 1, remote, 1, 0]).map(drop)
             }
             // Nothing comes of this one where nobody waits for it (`signal(7)`).
-            Self::SignalParent => {
-                call(libc::SYS_kill, [parent, number(libc::SIGURG), 0, 0, 0]).map(drop)
+            Self::Signal => {
+                call(libc::SYS_kill, [target, number(libc::SIGURG), 0, 0, 0, 0]).map(drop)
             }
             Self::EnterNamespace => {
                 let namespace = number(tools.opened().as_raw_fd());
-                call(libc::SYS_setns, [namespace, 0, 0, 0, 0]).map(drop)
+                call(libc::SYS_setns, [namespace, 0, 0, 0, 0, 0]).map(drop)
             }
             Self::Fork => {
                 let flags = number(libc::SIGCHLD);
-                match call(libc::SYS_clone, [flags, 0, 0, 0, 0])? {
+                match call(libc::SYS_clone, [flags, 0, 0, 0, 0, 0])? {
                     // SAFETY: ends the new process at once.
                     0 => unsafe { libc::_exit(0) },
                     _ => Ok(()),
@@ -190,35 +191,36 @@ impl Deed {
             }
             Self::Mount => {
                 let (kind, place) = (c"tmpfs".as_ptr().addr() as u64, c"/".as_ptr().addr() as u64);
-                call(libc::SYS_mount, [kind, place, kind, 0, 0]).map(drop)
+                call(libc::SYS_mount, [kind, place, kind, 0, 0, 0]).map(drop)
             }
             Self::ChangeRoot => {
                 let place = c"/".as_ptr().addr() as u64;
-                call(libc::SYS_chroot, [place, 0, 0, 0, 0]).map(drop)
+                call(libc::SYS_chroot, [place, 0, 0, 0, 0, 0]).map(drop)
             }
-            Self::BecomeRoot => call(libc::SYS_setresuid, [0, 0, 0, 0, 0]).map(drop),
-            Self::ReplaceKernel => call(libc::SYS_kexec_load, [0; 5]).map(drop),
+            Self::BecomeRoot => call(libc::SYS_setresuid, [0, 0, 0, 0, 0, 0]).map(drop),
+            // Without the magic numbers it could not come to it (`reboot(2)`).
+            Self::Reboot => call(libc::SYS_reboot, [0; 6]).map(drop),
             Self::SetHostName => {
                 let name = c"free".as_ptr().addr() as u64;
-                call(libc::SYS_sethostname, [name, 4, 0, 0, 0]).map(drop)
+                call(libc::SYS_sethostname, [name, 4, 0, 0, 0, 0]).map(drop)
             }
             Self::MakeExecutable => {
                 let protection = number(libc::PROT_READ | libc::PROT_EXEC);
-                call(libc::SYS_mprotect, [0, 0, protection, 0, 0]).map(drop)
+                call(libc::SYS_mprotect, [0, 0, protection, 0, 0, 0]).map(drop)
             }
             Self::MapExecutable => {
                 let protection = number(libc::PROT_READ | libc::PROT_EXEC);
                 let flags = number(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-                call(libc::SYS_mmap, [0, 4096, protection, flags, u64::MAX]).map(drop)
+                call(libc::SYS_mmap, [0, 4096, protection, flags, u64::MAX, 0]).map(drop)
             }
             Self::OwnDescriptorsSignals => {
                 let own = number(libc::F_SETOWN);
-                call(libc::SYS_fcntl, [0, own, parent, 0, 0]).map(drop)
+                call(libc::SYS_fcntl, [0, own, target, 0, 0, 0]).map(drop)
             }
             Self::PushIntoTerminal => {
-                call(libc::SYS_ioctl, [2, libc::TIOCSTI, address(&b'x'), 0, 0]).map(drop)
+                call(libc::SYS_ioctl, [2, libc::TIOCSTI, address(&b'x'), 0, 0, 0]).map(drop)
             }
-            Self::Call(number) => call(*number, [0; 5]).map(drop),
+            Self::Call(number) => call(*number, [0; 6]).map(drop),
             Self::Call32 => {
                 let answer: i32;
                 // SAFETY: `getpid` of the 32-bit table (20, `syscall_32.tbl`) takes nothing and
@@ -284,9 +286,9 @@ impl Deed {
             Self::CountBytesWaiting => {
                 let mut waiting = 0_i32;
                 let into = (&raw mut waiting).addr() as u64;
-                call(libc::SYS_ioctl, [0, libc::FIONREAD, into, 0, 0]).map(drop)
+                call(libc::SYS_ioctl, [0, libc::FIONREAD, into, 0, 0, 0]).map(drop)
             }
-            Self::NewWayToClone => call(libc::SYS_clone3, [0; 5]).map(drop),
+            Self::NewWayToClone => call(libc::SYS_clone3, [0; 6]).map(drop),
             Self::CatchPanic => {
                 let caught = std::panic::catch_unwind(|| panic!("on purpose"));
                 if caught.is_err() {
@@ -348,7 +350,7 @@ fn narrowed_thread() -> io::Result<()> {
     let filter = Filter::compile(&rules).map_err(io::Error::other)?;
     let thread = thread::spawn(move || {
         filter.apply_to_thread().map_err(io::Error::other)?;
-        call(libc::SYS_getrandom, [0; 5]).map(drop)
+        call(libc::SYS_getrandom, [0; 6]).map(drop)
     });
     thread.join().map_err(|_| io::ErrorKind::Other)?
 }

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use dormouse_jail::{Layers, ResourceLimits};
 use serde::{Deserialize, Serialize};
@@ -60,14 +61,16 @@ pub(crate) enum Strictness {
 /// Outside of the jail, what there is to be reached.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Targets {
-    /// The test's process.
-    pub(crate) parent: i32,
-    /// In its memory.
+    /// Another process, of the test or of another jail.
+    pub(crate) process: i32,
+    /// In the test's memory.
     pub(crate) address: u64,
     /// On loopback, listened on.
     pub(crate) tcp_port: u16,
     /// In the abstract namespace, listened on.
     pub(crate) unix_name: String,
+    /// In a folder that anybody may write to, and not there.
+    pub(crate) new_file: PathBuf,
 }
 
 /// What a child tells.

@@ -5,6 +5,7 @@ use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::path::PathBuf;
 use std::process;
 
 use dormouse_jail::{Ending, Jailed, LayerName, Layers, Program, ResourceLimits, Standing, spawn};
@@ -22,6 +23,8 @@ pub(crate) struct Child {
     _tcp: TcpListener,
     _unix: UnixListener,
     _secret: Box<u8>,
+    /// What it is told to create, and must not.
+    new_file: PathBuf,
 }
 
 /// What came of a child.
@@ -44,19 +47,23 @@ pub(crate) fn order(deed: Deed) -> Order {
 }
 
 pub(crate) fn start(order: &Order) -> Child {
+    start_beside(order, process::id())
+}
+
+/// With another process as its target.
+pub(crate) fn start_beside(order: &Order, other: u32) -> Child {
     let tcp = TcpListener::bind(("127.0.0.1", 0)).expect("loopback");
-    let unix_name = format!(
-        "dormouse-jail-{}-{}",
-        process::id(),
-        tcp.local_addr().expect("bound").port()
-    );
+    let tcp_port = tcp.local_addr().expect("bound").port();
+    let unix_name = format!("dormouse-jail-{}-{tcp_port}", process::id());
     let name = SocketAddr::from_abstract_name(&unix_name).expect("short enough");
     let unix = UnixListener::bind_addr(&name).expect("a fresh name");
     let secret = Box::new(42);
+    let new_file = env::temp_dir().join(&unix_name);
     let targets = Targets {
-        parent: process::id().cast_signed(),
+        process: other.cast_signed(),
         address: (&raw const *secret).addr() as u64,
-        tcp_port: tcp.local_addr().expect("bound").port(),
+        tcp_port,
+        new_file: new_file.clone(),
         unix_name,
     };
     let order = Order {
@@ -79,6 +86,7 @@ pub(crate) fn start(order: &Order) -> Child {
         _tcp: tcp,
         _unix: unix,
         _secret: secret,
+        new_file,
     }
 }
 
@@ -102,14 +110,20 @@ impl Child {
 }
 
 pub(crate) fn run(order: &Order) -> Outcome {
-    let mut child = start(order);
-    let layers = child.entered();
-    let report = child.hear();
-    let ending = child.jailed.wait().expect("a child");
-    Outcome {
-        layers,
-        report,
-        ending,
+    start(order).end()
+}
+
+impl Child {
+    pub(crate) fn end(mut self) -> Outcome {
+        let layers = self.entered();
+        let report = self.hear();
+        let ending = self.jailed.wait().expect("a child");
+        assert!(!self.new_file.exists(), "{}", self.new_file.display());
+        Outcome {
+            layers,
+            report,
+            ending,
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use libtest_mimic::Trial;
 
 use crate::deed::Deed;
 use crate::order::{Host, Order, Report, Strictness};
-use crate::parent::{Outcome, landlock_version, order, run, stands};
+use crate::parent::{self, Outcome, landlock_version, order, run, stands, start, start_beside};
 
 /// Something forbidden, by name.
 fn forbidden() -> Vec<(&'static str, Deed)> {
@@ -15,24 +15,21 @@ fn forbidden() -> Vec<(&'static str, Deed)> {
         ("open a file", Deed::Open("/etc/passwd".into())),
         ("open one of /proc", Deed::Open("/proc/self/maps".into())),
         ("open by a relative path", Deed::Open("etc/passwd".into())),
-        (
-            "create a file",
-            Deed::Create("/tmp/dormouse-escaped".into()),
-        ),
+        ("create a file", Deed::Create),
         ("make a TCP connection", Deed::NewTcpConnection),
         ("make an abstract connection", Deed::NewAbstractConnection),
         ("connect a TCP socket", Deed::ConnectTcp),
         ("connect an abstract socket", Deed::ConnectAbstract),
         ("execute", Deed::Execute),
         ("trace its parent", Deed::Trace),
-        ("read its parent's memory", Deed::ReadMemoryOfParent),
-        ("signal its parent", Deed::SignalParent),
+        ("read its parent's memory", Deed::ReadMemory),
+        ("signal its parent", Deed::Signal),
         ("enter a namespace", Deed::EnterNamespace),
         ("fork", Deed::Fork),
         ("mount", Deed::Mount),
         ("change its root", Deed::ChangeRoot),
         ("become root", Deed::BecomeRoot),
-        ("replace the kernel", Deed::ReplaceKernel),
+        ("reboot", Deed::Reboot),
         ("set the host's name", Deed::SetHostName),
         ("make memory executable", Deed::MakeExecutable),
         ("map executable memory", Deed::MapExecutable),
@@ -68,7 +65,7 @@ fn guards(deed: &Deed) -> Option<Guards> {
     };
     let landlock = |layers: &Layers, since| stands(layers, Landlock) && landlock_version() >= since;
     Some(match deed {
-        Deed::Open(_) | Deed::Create(_) | Deed::Execute => {
+        Deed::Open(_) | Deed::Create | Deed::Execute => {
             Box::new(move |layers| stands(layers, EmptyRoot) || landlock(layers, 1))
         }
         Deed::NewTcpConnection => {
@@ -79,16 +76,14 @@ fn guards(deed: &Deed) -> Option<Guards> {
         }
         Deed::ConnectTcp => Box::new(move |layers| landlock(layers, 4)),
         Deed::ConnectAbstract => Box::new(move |layers| landlock(layers, 6)),
-        Deed::Trace | Deed::ReadMemoryOfParent => Box::new(move |layers| {
+        Deed::Trace | Deed::ReadMemory => Box::new(move |layers| {
             landlock(layers, 1) || stands(layers, UserNamespace) || in_place(layers, HostUser)
         }),
-        Deed::SignalParent => {
-            Box::new(move |layers| landlock(layers, 6) || in_place(layers, HostUser))
-        }
+        Deed::Signal => Box::new(move |layers| landlock(layers, 6) || in_place(layers, HostUser)),
         Deed::EnterNamespace
         | Deed::Mount
         | Deed::ChangeRoot
-        | Deed::ReplaceKernel
+        | Deed::Reboot
         | Deed::SetHostName => Box::new(|layers| stands(layers, NoCapabilities)),
         Deed::BecomeRoot => Box::new(|layers| {
             stands(layers, NoCapabilities)
@@ -137,6 +132,17 @@ pub(crate) fn tests() -> Vec<Trial> {
             ));
         }
     }
+    for (name, deed) in [
+        ("trace", Deed::Trace),
+        ("read its memory", Deed::ReadMemory),
+        ("signal", Deed::Signal),
+    ] {
+        let name = format!("refused::layers::{name} another jail's process");
+        tests.push(Trial::test(name, move || {
+            refused_to_neighbours(&deed);
+            Ok(())
+        }));
+    }
     tests.push(Trial::test("refused::filter::a call of 32 bits", || {
         // A kernel without them has nothing behind that gate but a fault.
         let ending = run(&order(Deed::Call32)).ending;
@@ -147,17 +153,52 @@ pub(crate) fn tests() -> Vec<Trial> {
     tests
 }
 
+/// How a layer says no. Any other answer is of a deed that went wrong by itself.
+fn answers(deed: &Deed) -> &'static [i32] {
+    match deed {
+        // What is not there cannot be opened, and landlock has its own word.
+        Deed::Open(_) | Deed::Create | Deed::Execute => &[libc::ENOENT, libc::EACCES],
+        Deed::NewTcpConnection => &[libc::ENETUNREACH, libc::EACCES],
+        Deed::NewAbstractConnection => &[libc::ECONNREFUSED, libc::EPERM],
+        Deed::ConnectTcp => &[libc::EACCES],
+        // An id that its user namespace does not have is no id.
+        Deed::BecomeRoot => &[libc::EPERM, libc::EINVAL],
+        _ => &[libc::EPERM],
+    }
+}
+
 fn refused_by_layers(order: &Order) {
-    let outcome = run(order);
+    check_refusal(order, &run(order));
+}
+
+/// Two jails are as far from each other as from the host.
+fn refused_to_neighbours(deed: &Deed) {
+    let mut other = start(&parent::order(Deed::Stay));
+    other.entered();
+    for host in [Host::AsItIs, Host::WithoutNamespaces, Host::WithoutLandlock] {
+        let order = Order {
+            host,
+            filter: Strictness::Lenient,
+            ..parent::order(deed.clone())
+        };
+        let outcome = start_beside(&order, other.jailed.pid()).end();
+        check_refusal(&order, &outcome);
+    }
+    assert_eq!(other.jailed.try_wait().expect("a child"), None);
+}
+
+fn check_refusal(order: &Order, outcome: &Outcome) {
     let Outcome {
         layers,
         report,
         ending,
-    } = &outcome;
+    } = outcome;
     assert_eq!(*ending, Ending::Exited(0), "{outcome:?}");
     let guarded = guards(&order.deed).expect("layers are for it")(layers);
     match report {
-        Some(Report::Refused(errno)) => assert!(*errno > 0, "{outcome:?}"),
+        Some(Report::Refused(errno)) => {
+            assert!(answers(&order.deed).contains(errno), "{outcome:?}");
+        }
         // Only where no layer that is for it could be had, of which `stands` has seen the reasons.
         Some(Report::Done) => assert!(!guarded, "{outcome:?}"),
         _ => panic!("{outcome:?}"),
