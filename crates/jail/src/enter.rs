@@ -49,8 +49,8 @@ pub fn socket() -> Result<UnixStream, Error> {
 ///
 /// # Errors
 ///
-/// Where `no_new_privs`, a resource limit or the filter cannot be put in place, where there are
-/// several threads, and where something is open that is not to be kept. The process should end
+/// Where `no_new_privs`, not being dumpable, a resource limit or the filter cannot be had, where
+/// there are several threads, and where something is open that is not to be kept. The process should end
 /// then: part of the rest may be in place.
 pub fn enter(confinement: &Confinement<'_>) -> Result<Layers, Error> {
     has_one_thread()?;
@@ -63,11 +63,10 @@ pub fn enter(confinement: &Confinement<'_>) -> Result<Layers, Error> {
     layers.note(LayerName::HostUser, identity::become_nobody_else());
     namespaces::leave_the_hosts(&mut layers);
 
-    let standing = match set_dumpable_behavior(DumpableBehavior::NotDumpable) {
-        Ok(()) => Standing::InPlace,
-        Err(errno) => Standing::Missing(errno.to_string()),
-    };
-    layers.note(LayerName::NotDumpable, standing);
+    // After the namespaces: the maps of its ids could not be written any more.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(Error::os("prctl(PR_SET_DUMPABLE)"))?;
+    layers.note(LayerName::NotDumpable, Standing::InPlace);
     layers.note(LayerName::NoCapabilities, capabilities::drop_all());
     layers.note(LayerName::Landlock, access::refuse_all());
 

@@ -83,7 +83,8 @@ impl Rule {
     /// Of calls that also have other uses, only that one is allowed: `clone` makes threads of this
     /// process, `tgkill` reaches them (call this in the process that will be confined, its id is in
     /// the rule), and memory is never executable. `clone3`, whose flags cannot be looked at, is
-    /// answered with `ENOSYS`, upon which the C library takes `clone`.
+    /// answered with `ENOSYS`, upon which the C library takes `clone`; so are `statx` and
+    /// `newfstatat`, and what a file is can be asked with `fstat` only.
     ///
     /// Files are opened by none of this, but a panic under `RUST_BACKTRACE` looks for the program's:
     /// see [`Rule::no_files`].

@@ -18,12 +18,40 @@
 //! to it through one socket and ends it by closing that or by [`Jailed::kill`]. The worker takes
 //! the socket with [`socket`], opens what it needs, and calls [`enter`] while it has one thread.
 //!
+//! ```no_run
+//! use std::os::fd::AsFd;
+//! use dormouse_jail::{Confinement, Filter, Program, ResourceLimits, Rule, enter, socket, spawn};
+//!
+//! // The front.
+//! let mut jailed = spawn(&Program {
+//!     path: std::env::current_exe()?,
+//!     args: vec!["worker".into()],
+//!     environment: Vec::new(),
+//! })?;
+//! let to_worker = jailed.take_socket();
+//!
+//! // The worker. `/dev/kvm` and whatever else it needs is opened, and kept, before `enter`.
+//! let to_front = socket()?;
+//! let mut rules = Rule::runtime();
+//! rules.push(Rule::allow_values(libc::SYS_ioctl, 1, &[0xae80])); // KVM_RUN
+//! let layers = enter(&Confinement {
+//!     keep: &[to_front.as_fd()],
+//!     limits: ResourceLimits { open_files: Some(64), ..ResourceLimits::default() },
+//!     system_calls: &Filter::compile(&rules)?,
+//! })?;
+//! println!("{layers}");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! # What is demanded, and what is taken where it can be had
 //!
-//! `no_new_privs`, the resource limits and the seccomp filter are in every kernel that runs
-//! Dormouse and need no privilege: where one of them fails, [`enter`] does. What else there is
+//! `no_new_privs`, not being dumpable, the resource limits and the seccomp filter are in every
+//! kernel that runs Dormouse and need no privilege: where one of them fails, [`enter`] does. What else there is
 //! depends on the kernel, the distribution and whether the front is root, so it is put in place as
 //! far as it can be, and [`Layers`] says of each layer whether it is, or why it is not.
+//!
+//! Descriptors may come through the socket later (`unix(7)`, SCM_RIGHTS): they are as the front
+//! opened them, since each layer looks at opening, not at what is open.
 //!
 //! # What is not isolated
 //!

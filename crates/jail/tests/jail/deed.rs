@@ -1,7 +1,8 @@
 //! What a confined process tries or does.
 
 use std::fs::File;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, IoSliceMut, Read as _, Write as _};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixStream};
@@ -11,7 +12,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use dormouse_jail::{Filter, Rule};
 use rustix::fs::{MemfdFlags, memfd_create};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketAddrUnix,
+    SocketFlags, SocketType, connect, recvmsg, socket_with,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::child;
@@ -59,6 +63,8 @@ pub(crate) enum Deed {
     Clocks,
     Chance,
     Echo,
+    /// What was opened outside, read inside.
+    ReadReceived,
     CountBytesWaiting,
     NewWayToClone,
     CatchPanic,
@@ -283,6 +289,12 @@ impl Deed {
                 word.reverse();
                 socket.write_all(&word)
             }
+            Self::ReadReceived => {
+                let mut text = String::new();
+                receive(socket)?.read_to_string(&mut text)?;
+                socket.write_all(text.as_bytes())?;
+                socket.write_all(b"\n")
+            }
             Self::CountBytesWaiting => {
                 let mut waiting = 0_i32;
                 let into = (&raw mut waiting).addr() as u64;
@@ -320,6 +332,27 @@ impl Deed {
             }
         }
     }
+}
+
+/// A descriptor, with one byte beside it.
+fn receive(socket: &UnixStream) -> io::Result<File> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    recvmsg(
+        socket,
+        &mut [IoSliceMut::new(&mut byte)],
+        &mut ancillary,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
+    let descriptors = ancillary.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
+        _ => None,
+    });
+    let first = descriptors.flatten().next();
+    first
+        .map(File::from)
+        .ok_or_else(|| io::ErrorKind::Other.into())
 }
 
 fn threads() -> io::Result<()> {

@@ -1,9 +1,13 @@
 //! What a confined process must be able to do, and how much of it.
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, IoSlice, Read as _, Write as _};
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd as _;
 
 use dormouse_jail::{Ending, LayerName, ResourceLimits, Standing};
 use libtest_mimic::Trial;
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 use crate::deed::Deed;
 use crate::order::{Host, Order, Report, Strictness};
@@ -28,8 +32,9 @@ pub(crate) fn tests() -> Vec<Trial> {
         }));
     }
     type Test = fn();
-    let more: [(&str, Test); 10] = [
+    let more: [(&str, Test); 11] = [
         ("works::the socket goes both ways", echo),
+        ("works::descriptors come through the socket", receive),
         ("works::end of file is seen", end_of_file),
         ("works::clone3 is answered", clone3),
         ("works::giving up is seen", giving_up),
@@ -56,6 +61,30 @@ fn echo() {
     let mut word = [0; 4];
     child.socket.read_exact(&mut word).expect("it answers");
     assert_eq!(&word, b"evil");
+    assert!(matches!(child.hear(), Some(Report::Done)));
+}
+
+/// It may not open the file, and may read what the parent has opened.
+fn receive() {
+    let mut child = start(&order(Deed::ReadReceived));
+    child.entered();
+    let file = memfd_create("given", MemfdFlags::CLOEXEC).expect("memory");
+    rustix::io::pwrite(&file, b"from outside", 0).expect("memory");
+    let descriptors = [file.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    assert!(ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)));
+    let byte = [IoSlice::new(&[1])];
+    sendmsg(
+        child.socket.get_ref(),
+        &byte,
+        &mut ancillary,
+        SendFlags::empty(),
+    )
+    .expect("it reads");
+    let mut line = String::new();
+    child.socket.read_line(&mut line).expect("it answers");
+    assert_eq!(line, "from outside\n");
     assert!(matches!(child.hear(), Some(Report::Done)));
 }
 
