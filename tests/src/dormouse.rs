@@ -354,7 +354,8 @@ fn modified(path: &Path) -> Option<SystemTime> {
 fn newest_source() -> Option<SystemTime> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let crates = [
-        "abi", "vmm", "snapshot", "archive", "pager", "pool", "explain", "server", "load", "cli",
+        "abi", "vmm", "snapshot", "archive", "pager", "jail", "pool", "explain", "server", "load",
+        "cli",
     ];
     crates
         .iter()
