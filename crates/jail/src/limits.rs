@@ -11,7 +11,7 @@ use crate::error::Error;
 pub struct ResourceLimits {
     /// Descriptors (`RLIMIT_NOFILE`).
     pub open_files: Option<u64>,
-    /// Threads (`RLIMIT_NPROC`). The kernel counts all processes of the same user in the same user
+    /// Threads (`RLIMIT_NPROC`), with those that the kernel starts in its name. The kernel counts all processes of the same user in the same user
     /// namespace; of one that has neither of its own, it would count others, so it is not set then.
     pub threads: Option<u64>,
     /// Virtual memory, with all that is mapped and untouched (`RLIMIT_AS`).

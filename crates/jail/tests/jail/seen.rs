@@ -12,7 +12,7 @@ use libtest_mimic::Trial;
 
 use crate::deed::Deed;
 use crate::order::{Host, Order, Report, Strictness};
-use crate::parent::{is_privileged, order, run, stands, start};
+use crate::parent::{is_privileged, landlock_version, order, run, stands, start};
 
 pub(crate) fn tests() -> Vec<Trial> {
     type Test = fn();
@@ -224,6 +224,14 @@ fn missing_layers_are_told() {
     }
     let layers = on(Host::WithoutLandlock);
     missing(&layers, LayerName::Landlock, "built without it");
+    match on(Host::AsItIs).standing(LayerName::Landlock) {
+        Some(Standing::Weaker(why)) => {
+            let version = format!("version {} of ", landlock_version());
+            assert!(why.contains(&version), "{why}");
+        }
+        Some(Standing::Missing(_)) => assert_eq!(landlock_version(), 0),
+        standing => assert_eq!(standing, Some(&Standing::InPlace)),
+    }
     if is_privileged() {
         missing(&on(Host::WithoutIds), LayerName::HostUser, "root still");
         match on(Host::Unprivileged).standing(LayerName::HostUser) {
