@@ -17,6 +17,7 @@ mod process;
 mod server;
 mod snapshots;
 mod trace;
+mod workers;
 
 pub use client::{Client, Problem, Reply};
 pub use dormouse::{Dormouse, Ended, Serving};
@@ -27,3 +28,4 @@ pub use process::Usage;
 pub use server::{Server, Setup};
 pub use snapshots::{Edited, copy_folder, edit, files_below, unix_ms};
 pub use trace::Trace;
+pub use workers::{Worker, workers};

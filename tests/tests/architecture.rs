@@ -18,7 +18,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("archive", &["snapshot"]),
     ("pager", &[]),
     ("jail", &[]),
-    ("pool", &["abi", "vmm", "snapshot", "pager"]),
+    ("pool", &["abi", "vmm", "snapshot", "pager", "jail"]),
     ("explain", &["abi", "vmm", "snapshot", "pool"]),
     ("server", &["pool"]),
     ("load", &[]),

@@ -22,6 +22,7 @@ use tower::ServiceExt;
 
 use crate::exit::{Exit, Failed};
 use crate::token::Given;
+use crate::worker::IsolationArg;
 
 const DEFAULT_STORE: &str = "snapshots/store";
 
@@ -111,6 +112,7 @@ impl Api {
             verify: Verify::Always,
             // Nor does anybody wait for its end but the user.
             warm_timeout: Duration::MAX,
+            isolation: IsolationArg::default().isolation()?,
             ..PoolConfig::default()
         };
         let pool = Pool::new(place.open_store()?, config);

@@ -175,9 +175,12 @@ fn classify(code: ErrorCode) -> (Exit, Option<&'static str>) {
             Some("mend the function and deploy it anew; `dormouse invoke` showed how it crashed"),
         ),
         E::OutOfMemory => (Exit::Function, Some("deploy it with more --memory")),
-        E::RequestTimeout | E::QueueFull | E::QueueTimeout | E::OverBudget | E::Draining => {
-            (Exit::Temporary, Some("try again in a moment"))
-        }
+        E::RequestTimeout
+        | E::QueueFull
+        | E::QueueTimeout
+        | E::OverBudget
+        | E::WorkerLost
+        | E::Draining => (Exit::Temporary, Some("try again in a moment")),
         E::HostCannot => (
             Exit::Unavailable,
             Some("`dormouse doctor` shows what the host lacks"),

@@ -20,6 +20,7 @@ mod serve;
 mod shell;
 mod snapshot;
 mod token;
+mod worker;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -55,6 +56,8 @@ enum Command {
     Schema(schema::SchemaArgs),
     Completions(shell::CompletionsArgs),
     Man(shell::ManArgs),
+    #[command(hide = true)]
+    Worker(worker::WorkerArgs),
 }
 
 fn main() -> ExitCode {
@@ -87,6 +90,7 @@ fn execute(command: &Command) -> Result<ExitCode> {
         Command::Schema(args) => schema::schema(args)?,
         Command::Completions(args) => shell::completions(args)?,
         Command::Man(args) => shell::man(args)?,
+        Command::Worker(args) => worker::worker(args)?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -101,7 +105,7 @@ fn wait(command: impl Future<Output = Result<()>>) -> Result<()> {
 
 /// The log goes to stderr: a server's from `info` on, a command's from `warn` on.
 fn start_log(command: &Command) {
-    let level = if matches!(command, Command::Serve(_)) {
+    let level = if matches!(command, Command::Serve(_) | Command::Worker(_)) {
         "info,hermit_entry=warn"
     } else {
         "warn"

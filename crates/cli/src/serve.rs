@@ -17,6 +17,7 @@ use crate::api::open_store;
 use crate::exit::{Exit, Failed};
 use crate::limits::LimitArgs;
 use crate::token;
+use crate::worker::IsolationArg;
 
 /// Serves the functions of a store over HTTP until it is told to stop
 ///
@@ -46,6 +47,16 @@ pub(crate) struct ServeArgs {
     /// Write the URL into this file once the server listens
     #[arg(long, value_name = "FILE")]
     url_file: Option<PathBuf>,
+
+    /// Where guests run
+    #[arg(
+        long,
+        value_name = "WHERE",
+        value_enum,
+        env = "DORMOUSE_ISOLATION",
+        default_value_t
+    )]
+    isolation: IsolationArg,
 
     /// How many VM shells are kept ready for each function in use
     #[arg(long, value_name = "NUMBER", default_value_t = PoolConfig::default().shells_ahead)]
@@ -86,6 +97,7 @@ pub(crate) async fn serve(args: &ServeArgs) -> Result<()> {
         rolls_back: !args.no_rollback,
         verify: args.verify,
         warm_timeout: args.warm_timeout,
+        isolation: args.isolation.isolation()?,
         ..args.limits.pool()
     };
     let limits = Limits {

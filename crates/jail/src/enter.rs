@@ -1,8 +1,9 @@
 //! A process shuts the door behind itself.
 
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
 use rustix::net::SocketType;
 use rustix::net::sockopt::socket_type;
@@ -20,7 +21,7 @@ use crate::{access, capabilities, identity, namespaces};
 pub struct Confinement<'a> {
     /// The descriptors that it has besides the standard three. Where anything else is open, it is
     /// an error: a jail with a leak says so instead of closing what somebody may think is his.
-    pub keep: &'a [BorrowedFd<'a>],
+    pub keep: &'a [RawFd],
     /// How much it may have.
     pub limits: ResourceLimits,
     /// All that any of its threads may do from now on.
@@ -84,23 +85,32 @@ pub fn enter(confinement: &Confinement<'_>) -> Result<Layers, Error> {
     Ok(layers)
 }
 
+/// How long a thread that is about to end may take: those that the kernel puts beside a process, as
+/// KVM does for a VM, end a moment after what they were there for.
+const LAST_MOMENTS: Duration = Duration::from_secs(1);
+
 fn has_one_thread() -> Result<(), Error> {
-    let threads = fs::read_dir("/proc/self/task").map_err(Error::os("open(/proc/self/task)"))?;
-    match threads.count() {
-        1 => Ok(()),
-        count => Err(Error::Threads { count }),
+    let begun = Instant::now();
+    loop {
+        let threads = fs::read_dir("/proc/self/task");
+        let count = threads.map_err(Error::os("open(/proc/self/task)"))?.count();
+        if count == 1 {
+            return Ok(());
+        }
+        if begun.elapsed() > LAST_MOMENTS {
+            return Err(Error::Threads { count });
+        }
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
-fn has_only(keep: &[BorrowedFd<'_>]) -> Result<(), Error> {
+fn has_only(keep: &[RawFd]) -> Result<(), Error> {
     let folder = "/proc/self/fd";
     let open = fs::read_dir(folder).map_err(Error::os("open(/proc/self/fd)"))?;
     let numbers: Vec<RawFd> = open
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .collect();
-    let kept = |number: RawFd| {
-        number <= libc::STDERR_FILENO || keep.iter().any(|fd| fd.as_raw_fd() == number)
-    };
+    let kept = |number: RawFd| number <= libc::STDERR_FILENO || keep.contains(&number);
     // The folder's own descriptor is closed by now, and leads nowhere.
     let found: Vec<_> = numbers
         .into_iter()

@@ -15,7 +15,7 @@ use std::os::unix::fs::FileExt;
 use std::ptr;
 use std::sync::{Arc, LazyLock};
 
-use rustix::fs::SealFlags;
+use rustix::fs::{SealFlags, SeekFrom};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use vm_memory::{GuestRegionMmap, MmapRegion};
 
@@ -202,10 +202,10 @@ impl MemoryFile {
         if !(unwritable && seals.contains(SealFlags::SHRINK)) {
             return Err(Error::NotSealed);
         }
-        let metadata = file
-            .metadata()
-            .map_err(|error| Error::io("fstat", 0, 0, error))?;
-        let have_pages = metadata.len() / PAGE_BYTES;
+        // Nobody goes by the file's offset; processes that may open no files may not ask for more.
+        let have_bytes = rustix::fs::seek(&file, SeekFrom::End(0))
+            .map_err(|errno| Error::io("lseek(SEEK_END)", 0, 0, errno))?;
+        let have_pages = have_bytes / PAGE_BYTES;
         if have_pages < pages {
             return Err(Error::ShortFile {
                 have_pages,

@@ -1,6 +1,7 @@
 //! What this host's userfaultfd can do, for `dormouse doctor`.
 
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 
 use crate::{Error, fd};
 
@@ -99,17 +100,19 @@ pub fn probe() -> Result<HostSupport, Error> {
 }
 
 /// Opens, for good, all that pagers need by path: a process that cannot open files from then on can
-/// still make pagers.
+/// still make pagers. Returns the descriptors.
 ///
 /// # Errors
 /// [`Error::Unavailable`] with a remedy where there is no `/dev/userfaultfd` for this process;
 /// [`Error::Os`] for `/proc/self/pagemap`.
-pub fn open_ahead() -> Result<(), Error> {
-    fd::keep_device()
+pub fn open_ahead() -> Result<Vec<RawFd>, Error> {
+    let device = fd::keep_device()
         .map_err(|error| unavailable(userfaultfd::Error::OpenDevUserfaultfd(error)))?;
     fd::open(0).map_err(unavailable)?;
-    fd::pagemap::Pagemap::of_this_process()?;
-    Ok(())
+    // The first call looks for the way to do it without entering the kernel.
+    let _ = rustix::thread::sched_getcpu();
+    let pagemap = fd::pagemap::Pagemap::of_this_process()?;
+    Ok(vec![device.as_raw_fd(), pagemap.as_raw_fd()])
 }
 
 /// Turns a failure to open userfaultfd into what to tell the operator.

@@ -88,7 +88,7 @@ impl Pool {
             (By::ColdStart(ColdStart { turn }), charge)
         } else {
             let charge = self.wait_for_memory(&function).await?;
-            (By::Instance(function.instance()?), charge)
+            (By::Instance(function.instance().await?), charge)
         };
         Ok(Lease {
             function,
@@ -205,7 +205,7 @@ impl Lease {
         };
         let function = Arc::clone(&self.function);
         let (answer, is_clone) = match self.by {
-            By::Instance(instance) => (instance.send(order), true),
+            By::Instance(instance) => (instance.serve(self.function, order), true),
             By::ColdStart(cold) => (cold.send(self.function, order), false),
         };
         let outcome = answer.await.unwrap_or_else(|_| {

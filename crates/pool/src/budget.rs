@@ -126,6 +126,11 @@ impl Charge {
         })
     }
 
+    /// What it holds.
+    pub(crate) fn bytes(&self) -> u64 {
+        u64::from(self.units()) * UNIT_BYTES
+    }
+
     /// Adds another charge to this one.
     pub(crate) fn absorb(&mut self, other: Self) {
         match (&mut self.held, other.held) {

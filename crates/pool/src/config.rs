@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Error;
 use crate::paging::Paging;
 use crate::verify::Verify;
+use crate::worker::Isolation;
 
 /// Limits of a whole pool.
 #[derive(Debug, Clone)]
@@ -37,6 +38,8 @@ pub struct PoolConfig {
     /// How long the requests may take together that a function is warmed with: others that change
     /// the function, and one cold boot, wait for so long.
     pub warm_timeout: Duration,
+    /// Where guests run.
+    pub isolation: Isolation,
 }
 
 impl Default for PoolConfig {
@@ -52,6 +55,7 @@ impl Default for PoolConfig {
             rolls_back: true,
             verify: Verify::default(),
             warm_timeout: Duration::from_secs(600),
+            isolation: Isolation::default(),
         }
     }
 }

@@ -1,11 +1,11 @@
 //! Cold boot to snapshot: image → boot → ready → save → publish.
 
+use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dormouse_abi::ABI_VERSION;
-use dormouse_snapshot::{Draft, FunctionName, MemoryDraft, SnapshotId, Store};
-use dormouse_vmm::layout::PAGE_BYTES;
+use dormouse_snapshot::{FunctionName, SnapshotId, Store};
 use dormouse_vmm::{CrashKind, GuestImage, MachineConfig, Placement, Shell, Stop, Vm, VmState};
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,9 @@ use crate::config::FunctionConfig;
 use crate::console::Tail;
 use crate::error::{Error, Failure};
 use crate::interrupters::{Interrupters, Registered};
+use crate::loading::Shared;
 use crate::mailbox::{self, MailboxState, Message};
+use crate::saved::{Saved, memory_file};
 
 /// What a snapshot's state section holds.
 #[derive(Debug, Serialize, Deserialize)]
@@ -78,7 +80,8 @@ impl Booted {
         let shell = Shell::new(Placement::choose(&machine, &image)?)?;
         let console = Tail::default();
         let mut vm = Vm::boot(shell, &image, &machine, Box::new(console.clone()))?;
-        let registered = guests.register(vm.interrupter());
+        let interrupter = vm.interrupter();
+        let registered = guests.register(move || interrupter.interrupt());
         let limit = Duration::from_millis(config.init_timeout_ms);
         let stop = vm.run(begun + limit)?;
         Ok(Self {
@@ -91,20 +94,20 @@ impl Booted {
     }
 }
 
-/// Boots `file`, waits until it is ready, and publishes its snapshot. Blocks for as long as that
-/// takes.
-pub(crate) fn boot_and_publish(
-    store: &Store,
-    name: &FunctionName,
+/// Boots `file`, waits until it is ready, and saves it, with its memory in `memory`. Blocks for as long
+/// as that takes. Tells how long the boot took, microseconds.
+///
+/// # Errors
+/// As [`Booted::new`], or what kept the guest from being saved.
+pub(crate) fn boot(
     file: &[u8],
     config: &FunctionConfig,
     guests: &Interrupters,
-) -> Result<Published, Error> {
+    memory: &File,
+) -> Result<(Saved, u64), Error> {
     let begun = Instant::now();
     let mut booted = Booted::new(file, config, guests)?;
     let boot_us = elapsed_us(begun);
-
-    let begun = Instant::now();
     let vm = &mut booted.vm;
     let symbols = booted.image.symbols(vm.load_address());
     let state = SavedFunction {
@@ -112,31 +115,31 @@ pub(crate) fn boot_and_publish(
         mailbox: booted.mailbox,
     };
     let ram = vm.shell().ram();
-    let mut read = |first_page: u64, buffer: &mut [u8]| {
-        let address = ram.base() + first_page * PAGE_BYTES;
-        ram.read(address, buffer).map_err(std::io::Error::other)
-    };
-    let profile = state.vm.host();
-    let draft = Draft {
-        created_unix_ms: dormouse_vmm::real_time_unix_ns() / 1_000_000,
-        host: format!("{} {}", profile.vendor, profile.kvm_flavour),
-        config: serde_json::to_value(config)
-            .map_err(|e| Error::internal("storing the configuration")(e.into()))?,
-        state: &state,
-        memory: MemoryDraft {
-            pages: ram.len() / PAGE_BYTES,
-            resident: ram.resident_pages()?,
-            read: &mut read,
-        },
-        image: file,
-        parent: None,
-        compression: config.compression,
-    };
-    let id = store.publish(name, draft)?;
+    let saved = Saved::new(state, ram, ram.resident_pages()?, memory)?;
+    Ok((saved, boot_us))
+}
+
+/// Boots `file`, waits until it is ready, and publishes its snapshot. Blocks for as long as that
+/// takes.
+///
+/// # Errors
+/// As [`boot`]; [`Error::Store`].
+pub(crate) fn boot_and_publish(
+    store: &Store,
+    name: &FunctionName,
+    file: &[u8],
+    config: &FunctionConfig,
+    shared: &Shared,
+) -> Result<Published, Error> {
+    let begun = Instant::now();
+    let memory = memory_file("dormouse-booted")?;
+    let booted = shared.workers.boot(file, config, &shared.guests, &memory)?;
+    let (saved, boot_us) = booted;
+    let id = saved.publish(store, name, config, file, &memory, None)?;
     Ok(Published {
         id,
         boot_us,
-        snapshot_us: elapsed_us(begun),
+        snapshot_us: elapsed_us(begun).saturating_sub(boot_us),
     })
 }
 
@@ -199,6 +202,7 @@ pub(crate) fn whole_us(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use dormouse_abi::{HEADER_BYTES, Header, MAGIC, MAILBOX_BYTES, REQUEST_BUFFER_BYTES};
+    use dormouse_vmm::layout::PAGE_BYTES;
 
     use super::*;
 

@@ -6,17 +6,21 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-use dormouse_snapshot::{FunctionName, Store, WorkingSet};
+use dormouse_snapshot::{FunctionName, Lease, SnapshotRef, Store, WorkingSet};
 use dormouse_vmm::GuestRam;
 
+use crate::allowance::Allowance;
 use crate::config::PoolConfig;
 use crate::error::Error;
-use crate::function::Function;
-use crate::loading::Shared;
+use crate::function::template_here;
+use crate::ids::Ids;
+use crate::loading::{Loaded, Pages, Shared};
 use crate::machine::Machine;
 use crate::mailbox::Encoded;
 use crate::message::{Outcome, Request, Timings};
+use crate::moment::Moment;
 use crate::paging::Paging;
+use crate::template::Template;
 use crate::verify::Verify;
 
 /// One instance of a function, driven by hand: what a [`Pool`](crate::Pool) does for a request, step
@@ -30,8 +34,12 @@ use crate::verify::Verify;
 ///
 /// All calls must come from one thread: KVM expects a vCPU to stay on its own.
 pub struct Engine {
-    function: Arc<Function>,
+    template: Template,
+    pages: Pages,
+    store: Store,
+    reference: SnapshotRef,
     machine: Machine,
+    _lease: Lease,
 }
 
 /// What lies under an [`Engine`], for those who do the same with bare system calls.
@@ -52,7 +60,7 @@ pub struct Parts {
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Engine")
-            .field("function", self.function.name())
+            .field("function", self.template.name())
             .finish_non_exhaustive()
     }
 }
@@ -70,10 +78,18 @@ impl Engine {
             verify: Verify::Always,
             ..PoolConfig::default()
         };
-        let snapshot = store.open_newest(&name)?;
-        let function = Function::open(store, snapshot, &alone, &Shared::alone())?;
-        let machine = Machine::build(&function)?;
-        Ok(Self { function, machine })
+        let shared = Shared::alone();
+        let loaded = Loaded::new(store.open_newest(&name)?, &alone, &shared)?;
+        let template = template_here(&loaded, store, &shared)?;
+        let machine = Machine::build(&template, &Arc::new(Allowance::unlimited()))?;
+        Ok(Self {
+            template,
+            pages: loaded.pages,
+            store: store.clone(),
+            reference: loaded.reference,
+            machine,
+            _lease: loaded.lease,
+        })
     }
 
     /// Pages another way from the next restore on.
@@ -81,12 +97,12 @@ impl Engine {
     /// # Errors
     /// Where that cannot be prepared; all stays as it is.
     pub fn set_paging(&mut self, paging: Paging) -> Result<(), Error> {
-        self.function.set_paging(paging)
+        self.template.set_paging(paging)
     }
 
     /// Gets ready what the next restore can make use of: a pool does so after each answer.
     pub fn stage(&mut self) {
-        self.function.stage_ahead();
+        self.template.stage_ahead();
     }
 
     /// Pages that the clone at hand holds alone.
@@ -102,16 +118,23 @@ impl Engine {
     /// # Errors
     /// As [`Engine::run`]; [`Error::Unanswered`] where the function fails on it.
     pub fn learn(&mut self, request: &Request) -> Result<(), Error> {
-        while self.function.wants_runs() {
+        while self.template.wants_runs() {
             let outcome = self.run(request)?;
             outcome
                 .result
                 .map_err(|failure| Error::Unanswered { failure })?;
-            if let Some(set) = self.machine.recycle(&self.function)? {
-                self.function.store_working_set(&set);
+            if let Some(set) = self.machine.recycle(&self.template)? {
+                self.store_working_set(&set);
             }
         }
         Ok(())
+    }
+
+    fn store_working_set(&self, set: &WorkingSet) {
+        let SnapshotRef { function, id } = &self.reference;
+        if let Err(error) = self.store.save_working_set(function, id, set) {
+            tracing::warn!(%function, %error, "the working set was not stored");
+        }
     }
 
     /// Makes a fresh clone, whatever was there: maps the snapshot, replays the working set, and sets
@@ -122,10 +145,10 @@ impl Engine {
     pub fn restore(&mut self) -> Result<Timings, Error> {
         let mut timings = Timings::default();
         let begun = Instant::now();
-        let policy = self.function.policy();
+        let policy = self.template.policy();
         self.machine.unset()?;
         self.machine
-            .restore(&self.function, &policy, &mut timings)?;
+            .restore(&self.template, &policy, &mut timings)?;
         timings.restore_us = crate::deploy::elapsed_us(begun);
         Ok(timings)
     }
@@ -136,7 +159,7 @@ impl Engine {
     /// # Errors
     /// What kept the state from being set.
     pub fn make_ready(&mut self) -> Result<(), Error> {
-        self.machine.make_ready(&self.function)
+        self.machine.make_ready(&self.template)
     }
 
     /// Makes a clone in a shell that is ready: what a request waits for. Returns the times of that.
@@ -145,9 +168,9 @@ impl Engine {
     /// What kept it from being restored.
     pub fn wake(&mut self) -> Result<Timings, Error> {
         let mut timings = Timings::default();
-        let policy = self.function.policy();
+        let policy = self.template.policy();
         self.machine
-            .restore(&self.function, &policy, &mut timings)?;
+            .restore(&self.template, &policy, &mut timings)?;
         Ok(timings)
     }
 
@@ -158,7 +181,7 @@ impl Engine {
     pub fn run(&mut self, request: &Request) -> Result<Outcome, Error> {
         let request = Encoded::new(request)?;
         self.machine
-            .invoke(&self.function, &request, Instant::now())
+            .invoke(&self.template, &request, Ids::next(), Moment::now())
     }
 
     /// Rolls the clone back in place. False where it must be restored afresh instead: that is
@@ -167,7 +190,7 @@ impl Engine {
     /// # Errors
     /// What kept it from being rolled back; it must be restored then.
     pub fn roll_back(&mut self) -> Result<bool, Error> {
-        self.machine.reset(&self.function)
+        self.machine.reset(&self.template)
     }
 
     /// Pages, counted from the guest's base, whose content is not the snapshot's. Empty after
@@ -177,7 +200,8 @@ impl Engine {
     /// # Errors
     /// Where memory cannot be read.
     pub fn changed_pages(&mut self) -> Result<Vec<u64>, Error> {
-        self.machine.changed_pages(&self.function)
+        self.machine
+            .changed_pages(|page, bytes| self.pages.read_verified(page, bytes))
     }
 
     /// Parts of the vCPU's state that are not the snapshot's, by name; see
@@ -186,13 +210,13 @@ impl Engine {
     /// # Errors
     /// Where KVM does not tell.
     pub fn changed_state(&mut self) -> Result<Vec<&'static str>, Error> {
-        self.machine.changed_state(&self.function)
+        self.machine.changed_state(&self.template)
     }
 
     /// The working set, once it is known.
     #[must_use]
     pub fn working_set(&self) -> Option<Arc<WorkingSet>> {
-        self.function.working_set()
+        self.template.working_set()
     }
 
     /// What lies under the engine. Nothing unless there is a clone at hand that has not run.
@@ -204,7 +228,7 @@ impl Engine {
             return Ok(None);
         };
         let ram = vm.shell().ram();
-        let mailbox = vm.translate(self.function.state().mailbox.address());
+        let mailbox = vm.translate(self.template.state().mailbox.address());
         let Some(mailbox) = mailbox.and_then(|address| address.checked_sub(ram.base())) else {
             return Ok(None);
         };
@@ -212,8 +236,8 @@ impl Engine {
             vcpu: vm.shell().vcpu_descriptor()?,
             ram: ram.clone(),
             mailbox_page: mailbox / dormouse_snapshot::PAGE_BYTES as u64,
-            file: self.function.source().file().cloned(),
-            data: self.function.source().data().to_vec(),
+            file: self.template.source().file().cloned(),
+            data: self.template.source().data().to_vec(),
         }))
     }
 }

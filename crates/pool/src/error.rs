@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use dormouse_snapshot::FunctionName;
 use dormouse_vmm::Crash;
+use serde::{Deserialize, Serialize};
 
 use crate::console::Tail;
 
 /// When to try again where nobody knows better.
-const SOON: Duration = Duration::from_secs(1);
+pub(crate) const SOON: Duration = Duration::from_secs(1);
 
 /// How a function failed. The clone is thrown away; the next invocation starts from the snapshot.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Failure {
     /// A CPU exception, a triple fault, an instruction this host cannot run …
@@ -215,6 +216,15 @@ pub enum Error {
         needed_bytes: u64,
         /// When to try again.
         retry_after: Duration,
+    },
+    /// The process that worked on a request ended, and the request with it.
+    #[error(
+        "the worker process that was at work on this ended ({how}): it may have been half done, and \
+         nothing of that is left; another one is started: try again"
+    )]
+    WorkerLost {
+        /// How it ended, as far as that is known.
+        how: String,
     },
     /// The pool is shutting down.
     #[error("the server is shutting down; try again elsewhere")]

@@ -1,30 +1,22 @@
-//! One function that is in use: its snapshot, its instances, its working set.
+//! One function that is in use: its snapshot, its instances, what its requests share.
 
-use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use dormouse_pager::{Policy, Rollback, Source, Touched};
-use dormouse_snapshot::{
-    FunctionName, Lease, Manifest, MemoryImage, Snapshot, SnapshotRef, Store, WorkingSet,
-};
-use dormouse_vmm::{Host, Namer, translations_differ};
+use dormouse_snapshot::{FunctionName, Lease, Manifest, Snapshot, SnapshotRef, Store, WorkingSet};
 
-use crate::budget::{Budget, Charge, FIRST_RUN_BYTES, INSTANCE_BYTES};
+use crate::allowance::Allowance;
+use crate::budget::{Charge, FIRST_RUN_BYTES, INSTANCE_BYTES, SharedCharge};
 use crate::config::{FunctionConfig, PoolConfig};
-use crate::crossover::Crossover;
 use crate::damage::Health;
 use crate::deploy::SavedFunction;
+use crate::desk;
 use crate::error::Error;
-use crate::instance::Instance;
-use crate::interrupters::Interrupters;
-use crate::learning::{Learning, kept};
-use crate::loading::{self, Loaded, Shared, namer};
-use crate::message::Timings;
-use crate::paging::{Paging, STAGED_SETS};
+use crate::instance::{Instance, Parked};
+use crate::loading::{Loaded, Shared, namer, stored_image};
+use crate::template::{Known, Template};
 use crate::traffic::Traffic;
-use crate::verify::Verify;
+use crate::worker::{Keeper, Link, Workers, within};
 
 pub(crate) struct Function {
     name: FunctionName,
@@ -32,30 +24,27 @@ pub(crate) struct Function {
     store: Store,
     manifest: Manifest,
     config: FunctionConfig,
-    state: SavedFunction,
-    memory: Arc<MemoryImage>,
+    shared: Shared,
     /// Nobody removes the snapshot from its function's history as long as it is served.
     _lease: Lease,
-    source: Source,
-    namer: Namer,
-    learning: Mutex<Learning>,
-    /// Pages of the guest's page tables, where they are few enough to be known.
-    tables: Option<Vec<u64>>,
-    pub(crate) crossover: Crossover,
     idle: Mutex<Vec<Instance>>,
     instances_ahead: usize,
-    rolls_back: bool,
-    pub(crate) guests: Interrupters,
-    pub(crate) budget: Budget,
     health: Health,
     /// For the memory that all clones share.
     _charge: Charge,
-    /// For the chunks that wait to be moved in.
-    staged: Mutex<Charge>,
     /// What runs held of late, at most.
     peak_bytes: AtomicU64,
+    known: Mutex<Known>,
     /// Shared with whoever else answers this function's requests.
     pub(crate) traffic: Arc<Traffic>,
+    // Last: instances end before what they are made of.
+    home: Home,
+}
+
+/// Where instances run.
+enum Home {
+    Here(Arc<Template>),
+    Worker(Keeper),
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -63,8 +52,33 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What clones of a loaded snapshot are made of, in this process.
+pub(crate) fn template_here(
+    loaded: &Loaded,
+    store: &Store,
+    shared: &Shared,
+) -> Result<Template, Error> {
+    let plan = Arc::clone(&loaded.plan);
+    let (store, reference) = (store.clone(), loaded.reference.clone());
+    let image = move || stored_image(&store, &reference).ok();
+    let namer = namer(plan.state.vm.load_address(), image);
+    let staged = allowance(&SharedCharge::new(shared.budget.empty()));
+    Template::new(plan, loaded.backing(), namer, staged, shared.guests.clone())
+}
+
+/// What may be held by who holds `charge`, in this process.
+fn allowance(charge: &SharedCharge) -> Allowance {
+    let charge = charge.clone();
+    Allowance::new(Box::new(move |bytes| {
+        let mut charge = charge.lock();
+        charge.cover(bytes);
+        charge.bytes()
+    }))
+}
+
 impl Function {
-    /// Makes a function of `snapshot`. Blocks while it reads the snapshot's memory.
+    /// Makes a function of `snapshot`. Blocks while it reads the snapshot's memory, and while its
+    /// worker process gets ready, if it is to have one.
     ///
     /// # Errors
     /// [`Error::Host`] where the snapshot cannot be restored here (boot cold then);
@@ -75,81 +89,54 @@ impl Function {
         pool: &PoolConfig,
         shared: &Shared,
     ) -> Result<Arc<Self>, Error> {
-        let reference = SnapshotRef {
-            function: snapshot.manifest.function.clone(),
-            id: snapshot.id,
+        let loaded = Loaded::new(snapshot, pool, shared)?;
+        let (home, known, following) = match &shared.workers {
+            Workers::Here => {
+                let template = template_here(&loaded, store, shared)?;
+                let known = template.known();
+                (Home::Here(Arc::new(template)), known, None)
+            }
+            Workers::Processes(spares) => {
+                let (keeper, known, following) =
+                    Keeper::new(spares, &loaded, store, &shared.budget)?;
+                (Home::Worker(keeper), known, Some(following))
+            }
         };
-        let Shared { guests, budget, .. } = shared.clone();
-        snapshot.state.vm.check(Host::open()?.profile())?;
-        let config = FunctionConfig::stored(&snapshot.manifest)?;
-        if let Some(error) = &snapshot.working_set_error {
-            tracing::warn!(snapshot = %reference, %error, "the working set is unusable and is recorded again");
-        }
-
         let Loaded {
-            memory,
-            source,
-            health,
-            verify,
+            reference,
+            manifest,
+            config,
+            pages,
+            file,
+            lease,
             charge,
-        } = Loaded::new(snapshot.memory, &reference, pool.verify, shared)?;
-        let learning = Learning::new(
-            &source,
-            config.paging.unwrap_or_default(),
-            snapshot.working_set,
-        )?;
-        let tables = snapshot
-            .state
-            .vm
-            .table_pages(|page, bytes| memory.read_verified(page, bytes))?;
-        let read = |page, bytes: &mut [u8; _]| Ok(memory.read_verified(page, bytes)?);
-        let SavedFunction { vm, mailbox } = &snapshot.state;
-        mailbox.check_abi(vm, read)?;
-        let namer = namer(
-            store.clone(),
-            reference.clone(),
-            snapshot.state.vm.load_address(),
-        );
+            ..
+        } = loaded;
         let function = Arc::new(Self {
             name: reference.function.clone(),
-            reference: reference.clone(),
+            reference,
             store: store.clone(),
-            manifest: snapshot.manifest,
+            manifest,
             traffic: Arc::new(Traffic::new(config.concurrency)),
             config,
-            state: snapshot.state,
-            memory,
-            _lease: snapshot.lease,
-            source,
-            namer,
-            learning: Mutex::new(learning),
-            tables,
-            crossover: Crossover::default(),
+            shared: shared.clone(),
+            _lease: lease,
             idle: Mutex::new(Vec::new()),
             instances_ahead: pool.shells_ahead,
-            rolls_back: pool.rolls_back,
-            guests,
-            staged: Mutex::new(budget.empty()),
-            budget,
-            health,
+            health: pages.health.clone(),
             _charge: charge,
             peak_bytes: AtomicU64::new(FIRST_RUN_BYTES),
+            known: Mutex::new(known),
+            home,
         });
-        if verify == Verify::Background {
-            let found = Arc::downgrade(&function);
-            let end_idle = move || {
-                if let Some(function) = found.upgrade() {
-                    function.shed_idle();
-                }
-            };
-            let health = function.health.clone();
-            loading::verify_later(
-                &function.memory,
-                &function.source,
-                &reference,
-                health,
-                end_idle,
-            );
+        let found = Arc::downgrade(&function);
+        pages.verify_later(file.as_ref(), &function.reference, move || {
+            if let Some(function) = found.upgrade() {
+                function.shed_idle();
+            }
+        });
+        if let Some(following) = following {
+            following.follow(&function)?;
         }
         function.refill();
         Ok(function)
@@ -163,11 +150,6 @@ impl Function {
         self.health.check()
     }
 
-    /// The snapshot that this is made of.
-    pub(crate) fn reference(&self) -> &SnapshotRef {
-        &self.reference
-    }
-
     pub(crate) fn name(&self) -> &FunctionName {
         &self.name
     }
@@ -176,51 +158,81 @@ impl Function {
         &self.manifest
     }
 
-    pub(crate) fn state(&self) -> &SavedFunction {
-        &self.state
-    }
-
-    pub(crate) fn source(&self) -> &Source {
-        &self.source
-    }
-
-    /// Reads a page of the snapshot's memory, verified.
-    pub(crate) fn read_page(&self, page: u64, bytes: &mut [u8]) -> Result<(), Error> {
-        Ok(self.memory.read_verified(page, bytes)?)
-    }
-
-    pub(crate) fn namer(&self) -> Namer {
-        Arc::clone(&self.namer)
-    }
-
-    pub(crate) fn timeout(&self) -> Duration {
-        Duration::from_millis(self.config.timeout_ms)
-    }
-
     pub(crate) fn config(&self) -> &FunctionConfig {
         &self.config
     }
 
-    /// The image that the snapshot was made from, as it is stored.
-    pub(crate) fn image(&self) -> Result<Vec<u8>, Error> {
-        let id = &self.manifest.id;
-        let snapshot: Snapshot<SavedFunction> = self.store.open_id(&self.name, id)?;
-        Ok(snapshot.image()?)
+    /// What all functions of the pool share.
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
-    /// Waits, if it must, until clones of this snapshot no longer share random bytes.
-    pub(crate) fn wait_until_unique(&self) {
-        let missing_ns = self.state.vm.clock().unique_in_ns();
-        if missing_ns > 0 {
-            std::thread::sleep(Duration::from_nanos(missing_ns));
+    /// What keeps it in worker processes, if it is in such.
+    pub(crate) fn keeper(&self) -> Option<&Keeper> {
+        match &self.home {
+            Home::Here(_) => None,
+            Home::Worker(keeper) => Some(keeper),
         }
     }
 
+    /// The image that the snapshot was made from, as it is stored.
+    pub(crate) fn image(&self) -> Result<Vec<u8>, Error> {
+        stored_image(&self.store, &self.reference)
+    }
+
     /// An idle instance, or a new one.
-    pub(crate) fn instance(self: &Arc<Self>) -> Result<Instance, Error> {
-        match lock(&self.idle).pop() {
-            Some(instance) => Ok(instance),
-            None => Instance::spawn(self),
+    pub(crate) async fn instance(&self) -> Result<Instance, Error> {
+        if let Some(instance) = self.idle_instance() {
+            return Ok(instance);
+        }
+        match &self.home {
+            Home::Here(template) => self.spawn(template),
+            Home::Worker(keeper) => keeper.instance(self.charge_for_one()).await,
+        }
+    }
+
+    fn idle_instance(&self) -> Option<Instance> {
+        let mut idle = lock(&self.idle);
+        while let Some(instance) = idle.pop() {
+            // Its thread or its process may have died since.
+            if instance.is_alive() {
+                return Some(instance);
+            }
+        }
+        None
+    }
+
+    /// For what an instance costs: taken ahead where there is room, or reserved with a request.
+    fn charge_for_one(&self) -> SharedCharge {
+        let charge = SharedCharge::new(self.shared.budget.empty());
+        charge.lock().cover(INSTANCE_BYTES);
+        charge
+    }
+
+    /// Starts an instance's thread in this process, which builds its shell at once.
+    fn spawn(&self, template: &Arc<Template>) -> Result<Instance, Error> {
+        let (link, mut desk) = within();
+        let charge = self.charge_for_one();
+        let allowance = allowance(&charge);
+        let template = Arc::clone(template);
+        std::thread::Builder::new()
+            .name(format!("vcpu {}", self.name))
+            .spawn(move || desk::serve(&template, allowance, &mut desk))
+            .map_err(|e| Error::internal("starting a vCPU thread")(e.into()))?;
+        Ok(Instance::new(Instance::next_number(), link, charge, None))
+    }
+
+    /// What to say of an instance that did not answer.
+    pub(crate) fn lost(&self, link: &Link) -> Error {
+        match &self.home {
+            Home::Worker(keeper) if keeper.is_over() => Error::Draining,
+            _ if link.is_to_a_process() => Error::WorkerLost {
+                how: "the log says how".to_owned(),
+            },
+            _ => Error::Internal {
+                operation: "running a guest",
+                reason: "the instance's thread ended; see the log".to_owned(),
+            },
         }
     }
 
@@ -233,9 +245,17 @@ impl Function {
         self.peak_bytes.load(Ordering::Relaxed) + instance_bytes
     }
 
+    /// Learns from how an instance ended up.
+    pub(crate) fn note(&self, parked: &Parked) {
+        *lock(&self.known) = parked.known;
+        if let Some(bytes) = parked.wrote_bytes {
+            self.expect_bytes(bytes);
+        }
+    }
+
     /// A run held so much: expect as much of the next ones, and forget it slowly. Never more than
     /// there is of the guest.
-    pub(crate) fn expect_bytes(&self, bytes: u64) {
+    fn expect_bytes(&self, bytes: u64) {
         let bytes = bytes.min(self.manifest.memory_bytes);
         let forget = |old: u64| Some(bytes.max(old - old / 16));
         // It always is updated: the closure never says no.
@@ -246,23 +266,34 @@ impl Function {
 
     /// Asks all idle instances for the memory of their clones.
     pub(crate) fn reclaim(&self) {
-        for instance in &*lock(&self.idle) {
+        for instance in &mut *lock(&self.idle) {
             instance.give_back();
         }
     }
 
+    /// Does what is due with instances that wait: memory is given back, and those end that have waited
+    /// for long, where more are idle than are kept ready.
+    pub(crate) fn rest(&self) {
+        let mut idle = lock(&self.idle);
+        let mut kept = idle.len();
+        idle.retain_mut(|instance| {
+            let stays = instance.is_alive() && (instance.rest() || kept <= self.instances_ahead);
+            kept -= usize::from(!stays);
+            stays
+        });
+    }
+
     /// Ends all idle instances.
     pub(crate) fn shed_idle(&self) {
-        lock(&self.idle).clear();
+        let idle = std::mem::take(&mut *lock(&self.idle));
+        drop(idle);
     }
 
     /// Ends all idle instances and waits until they are gone.
     pub(crate) async fn end_idle(&self) {
         let idle = std::mem::take(&mut *lock(&self.idle));
-        let ends: Vec<_> = idle.into_iter().map(Instance::end).collect();
-        for end in ends {
-            // An error is what it ends with: nothing is ever sent.
-            let _ = end.await;
+        for instance in idle {
+            instance.end().await;
         }
     }
 
@@ -271,99 +302,27 @@ impl Function {
         lock(&self.idle).push(instance);
     }
 
-    /// Drops the handle of an instance that has ended by itself, if it is idle.
-    pub(crate) fn forget(&self, number: u64) {
-        lock(&self.idle).retain(|instance| instance.number() != number);
-    }
-
-    /// Ends an idle instance, where more are idle than are kept ready.
-    pub(crate) fn retire_idle(&self, number: u64) {
-        let mut idle = lock(&self.idle);
-        if idle.len() > self.instances_ahead {
-            idle.retain(|instance| instance.number() != number);
-        }
-    }
-
-    /// Builds instances ahead until there are as many as configured.
-    pub(crate) fn refill(self: &Arc<Self>) {
+    /// Builds instances ahead until there are as many as configured. Where a runtime is.
+    pub(crate) fn refill(&self) {
         let wanted = self.instances_ahead.min(self.config.concurrency);
         let missing = wanted.saturating_sub(self.idle_instances());
         for _ in 0..missing {
-            if self.budget.try_charge(INSTANCE_BYTES).is_none() {
+            if self.shared.budget.try_charge(INSTANCE_BYTES).is_none() {
                 return;
             }
-            match Instance::spawn(self) {
-                Ok(instance) => self.park(instance),
-                Err(error) => {
+            let spawned = match &self.home {
+                Home::Here(template) => Some(self.spawn(template)),
+                Home::Worker(keeper) => keeper.instance_now(self.charge_for_one()),
+            };
+            match spawned {
+                Some(Ok(instance)) => self.park(instance),
+                Some(Err(error)) => {
                     tracing::warn!(function = %self.name, %error, "no instance could be built ahead");
                     return;
                 }
+                // Its next worker has it refilled.
+                None => return,
             }
-        }
-    }
-
-    /// How the next clone gets its memory.
-    pub(crate) fn policy(&self) -> Policy {
-        lock(&self.learning).policy()
-    }
-
-    /// Whether there is something to learn from the next run.
-    pub(crate) fn wants_runs(&self) -> bool {
-        lock(&self.learning).wants_runs()
-    }
-
-    /// Pages another way from now on.
-    pub(crate) fn set_paging(&self, paging: Paging) -> Result<(), Error> {
-        lock(&self.learning).set_paging(&self.source, paging)
-    }
-
-    /// Gets ready what the next clone can make use of: where chunks are to be moved in, they are
-    /// filled, as long as there is memory for them.
-    pub(crate) fn stage_ahead(&self) {
-        let Policy::Staged(stage) = self.policy() else {
-            return;
-        };
-        let set_bytes = stage.set_pages() * dormouse_pager::PAGE_BYTES;
-        if !lock(&self.staged).cover(set_bytes * STAGED_SETS as u64) {
-            return;
-        }
-        // Where it fails, the next clone gets its pages replayed.
-        if let Err(error) = stage.refill() {
-            tracing::debug!(function = %self.name, %error, "nothing was staged");
-        }
-    }
-
-    /// How a clone that has run is rolled back; nothing where none may be.
-    pub(crate) fn rollback(&self) -> Option<ClonesRollback<'_>> {
-        if !self.rolls_back {
-            return None;
-        }
-        let learning = lock(&self.learning);
-        // A clone that the next run is to be recorded on must be fresh.
-        let set = learning.known()?;
-        if !learning.policy().can_roll_back(&self.source) {
-            return None;
-        }
-        Some(ClonesRollback {
-            tables: self.tables.as_deref()?,
-            kept: kept(&set.written),
-            most_pages: self.crossover.most_pages(),
-        })
-    }
-
-    /// Adds a recorded run. With the last one the working set is known: returned to be stored.
-    pub(crate) fn learn(&self, run: Touched) -> Option<WorkingSet> {
-        let learned = lock(&self.learning).learn(&self.source, run);
-        learned.unwrap_or_else(|error| {
-            tracing::warn!(function = %self.name, %error, "the working set cannot be replayed");
-            None
-        })
-    }
-
-    /// Holds an invocation against the working set.
-    pub(crate) fn note_faults(&self, timings: &Timings) {
-        if lock(&self.learning).note(&self.source, timings) {
-            tracing::info!(function = %self.name, "the working set has drifted and is recorded again");
         }
     }
 
@@ -375,41 +334,12 @@ impl Function {
         }
     }
 
-    /// Size of the known working set.
-    pub(crate) fn working_set_pages(&self) -> u64 {
-        lock(&self.learning).known().map_or(0, |set| set.pages())
-    }
-
-    /// The share of page faults that the working set did not predict, of the pages that it did.
-    pub(crate) fn working_set_drift(&self) -> f64 {
-        lock(&self.learning).drift()
-    }
-
-    /// The known working set.
-    pub(crate) fn working_set(&self) -> Option<Arc<WorkingSet>> {
-        lock(&self.learning).known().cloned()
+    /// How much is known of what runs touch.
+    pub(crate) fn known(&self) -> Known {
+        *lock(&self.known)
     }
 
     pub(crate) fn idle_instances(&self) -> usize {
         lock(&self.idle).len()
-    }
-}
-
-/// How a clone is rolled back.
-pub(crate) struct ClonesRollback<'a> {
-    tables: &'a [u64],
-    kept: Vec<Range<u64>>,
-    most_pages: u64,
-}
-
-impl ClonesRollback<'_> {
-    /// For the pager.
-    pub(crate) fn plan(&self) -> Rollback<'_> {
-        Rollback {
-            watched: self.tables,
-            differs: &translations_differ,
-            kept: &self.kept,
-            most_copied_pages: self.most_pages,
-        }
     }
 }

@@ -55,28 +55,32 @@ pub(crate) struct Watch {
     _alive: mpsc::Sender<Infallible>,
 }
 
-/// Watches for `pool`, on a thread of its own, from now on; not where the floor is 0. What it sees
-/// first is known when this returns.
+/// Watches for `pool`, on a thread of its own, from now on: the host's memory, unless the floor is 0, and
+/// instances that wait for long. What it sees first is known when this returns.
 pub(crate) fn watch(pool: &Weak<Inner>, memory: &Arc<HostMemory>, floor_bytes: u64) -> Watch {
     let (alive, ended) = mpsc::channel();
     let (pool, memory) = (pool.clone(), Arc::clone(memory));
-    if floor_bytes > 0 {
-        look(&pool, &memory, floor_bytes);
-        let watching = std::thread::Builder::new()
-            .name("memory watch".to_owned())
-            .spawn(move || {
-                while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(LOOK_EVERY) {
-                    look(&pool, &memory, floor_bytes);
+    look(&pool, &memory, floor_bytes);
+    let watching = std::thread::Builder::new()
+        .name("memory watch".to_owned())
+        .spawn(move || {
+            while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(LOOK_EVERY) {
+                look(&pool, &memory, floor_bytes);
+                if let Some(pool) = pool.upgrade() {
+                    pool.rest_idle_instances();
                 }
-            });
-        if let Err(error) = watching {
-            tracing::warn!(%error, "the host's memory is not watched");
-        }
+            }
+        });
+    if let Err(error) = watching {
+        tracing::warn!(%error, "the host's memory is not watched");
     }
     Watch { _alive: alive }
 }
 
 fn look(pool: &Weak<Inner>, memory: &HostMemory, floor_bytes: u64) {
+    if floor_bytes == 0 {
+        return;
+    }
     // Where nothing can be read there is nothing to go by.
     let Some(available_bytes) = available_bytes() else {
         return;

@@ -1,46 +1,50 @@
-//! A [`Machine`] on a thread of its own, and what becomes of it between requests.
+//! The handle of an instance: a [`Machine`](crate::machine::Machine) on a thread of its own, here or in
+//! a worker process, and what becomes of it between requests.
 //!
 //! ```text
-//!   build (ahead) ──► idle list ──── order ──► invoke ──► answer sent ──► recycle ──┐
+//!   build (ahead) ──► idle list ──── serve ──► invoke ──► answer sent ──► recycle ──┐
 //!                      ▲   │                                  │                     │
 //!                      │   └─ idle for long:                  └─ crashed, timed out:│
 //!                      │      memory given back,                 retired, a new one │
 //!                      │      then ended if one too many         is built           │
 //!                      └───────────────────────── parked ◄──────────────────────────┘
 //! ```
-//! An order carries the only handle of its instance, and the permits that it runs under. So an instance
-//! is in one place at a time, and a caller that goes away takes nothing with it.
+//! Whoever serves a request owns the only handle of its instance, and the permits that it runs under. So
+//! an instance is in one place at a time, and a caller that goes away takes nothing with it.
 //!
-//! Should Dormouse itself panic on an instance's thread, that is the end of this instance alone: what it
-//! had unwinds with it, its caller learns that its reply will never come, and a new one is built.
+//! The two sides tell each other [`Told`] and [`Said`], through a channel or a socket ([`Link`]).
 
-use std::convert::Infallible;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::backoff::Leave;
-use crate::budget::Charge;
-use crate::deploy::elapsed_us;
-use crate::error::{Error, Failure};
+use crate::budget::{Charge, INSTANCE_BYTES, SharedCharge};
+use crate::error::Error;
 use crate::function::Function;
-use crate::machine::Machine;
+use crate::ids::Ids;
 use crate::mailbox::Encoded;
 use crate::message::{Outcome, Preparation};
+use crate::moment::Moment;
 use crate::pace::Pace;
+use crate::tasks::blocking;
+use crate::template::Known;
 use crate::turns::Turn;
+use crate::worker::{Account, Fault, Link};
 
 /// The handle of an idle instance.
-#[derive(Debug)]
 pub(crate) struct Instance {
     number: u64,
-    inbox: mpsc::Sender<Told>,
-    /// Fails once the thread has ended and all that it had is gone.
-    end: oneshot::Receiver<Infallible>,
+    link: Link,
+    /// The memory that it may hold.
+    charge: SharedCharge,
+    /// Where its process asks for more of that.
+    _account: Option<Account>,
+    idle_since: Instant,
+    is_blank: bool,
 }
 
 /// The right to run one invocation: counted by the function, and by the whole pool.
@@ -86,198 +90,190 @@ pub(crate) struct Order {
 }
 
 /// What an instance is told.
-enum Told {
-    Serve {
-        order: Box<Order>,
-        reply: oneshot::Sender<Result<Outcome, Error>>,
-        /// The instance's own handle, to park itself with.
-        instance: Instance,
-    },
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Told {
+    Serve(Box<Job>),
     /// Give back the memory of the clone.
     GiveBack,
 }
 
-impl Instance {
-    /// Starts an instance's thread, which builds its shell at once.
-    ///
-    /// # Errors
-    /// Where no thread can be started.
-    pub(crate) fn spawn(function: &Arc<Function>) -> Result<Self, Error> {
-        static NEXT_NUMBER: AtomicU64 = AtomicU64::new(0);
-        let number = NEXT_NUMBER.fetch_add(1, Ordering::Relaxed);
-        let (sender, inbox) = mpsc::channel();
-        let (alive, end) = oneshot::channel();
-        let function_handle = Arc::downgrade(function);
-        std::thread::Builder::new()
-            .name(format!("vcpu {}", function.name()))
-            .spawn(move || {
-                // What is shared with other threads is consistent between any two statements.
-                let serving = AssertUnwindSafe(|| serve(&function_handle, number, &inbox));
-                if catch_unwind(serving).is_err() {
-                    bury(&function_handle, number);
-                }
-                drop(alive);
-            })
-            .map_err(|e| Error::internal("starting a vCPU thread")(e.into()))?;
-        Ok(Self {
-            number,
-            inbox: sender,
-            end,
-        })
-    }
+/// A request on its way to a guest.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Job {
+    pub(crate) request: Encoded,
+    pub(crate) wants_fresh: bool,
+    pub(crate) ids: Ids,
+    pub(crate) arrival: Moment,
+    /// What the instance may hold, all in all, until it asks for more.
+    pub(crate) granted_bytes: u64,
+}
 
-    /// Distinguishes the instance from all others in the process.
-    pub(crate) fn number(&self) -> u64 {
-        self.number
-    }
+/// What an instance says. After [`Said::Done`] it says how it ended up.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Said {
+    Done {
+        outcome: Box<Result<Outcome, Fault>>,
+        /// How long a clone that waited had to be cleared away, if it had to.
+        clear_us: Option<u64>,
+    },
+    /// It can take another request.
+    Parked(Parked),
+    /// It has ended.
+    Retired,
+}
 
-    /// Asks the idle instance for the memory of its clone.
-    pub(crate) fn give_back(&self) {
-        // Where the thread has died there is nothing to give back.
-        let _ = self.inbox.send(Told::GiveBack);
-    }
-
-    /// Ends the idle instance. The receiver fails when it is gone.
-    pub(crate) fn end(self) -> oneshot::Receiver<Infallible> {
-        self.end
-    }
-
-    /// Hands a request to the instance. The receiver fails where its thread has died.
-    pub(crate) fn send(self, order: Order) -> oneshot::Receiver<Result<Outcome, Error>> {
-        let (reply, answer) = oneshot::channel();
-        let inbox = self.inbox.clone();
-        // Should the thread be gone, all of it is dropped here and with it the reply's sender.
-        let _ = inbox.send(Told::Serve {
-            order: Box::new(order),
-            reply,
-            instance: self,
-        });
-        answer
-    }
+/// How an instance waits for the next request.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Parked {
+    pub(crate) held_bytes: u64,
+    /// What the run wrote, as far as that is known.
+    pub(crate) wrote_bytes: Option<u64>,
+    pub(crate) known: Known,
+    /// A working set that became known with this run.
+    pub(crate) learned: Option<dormouse_snapshot::WorkingSet>,
+    pub(crate) is_blank: bool,
 }
 
 /// How long an instance waits for a request before it gives back the memory of its clone.
 const MEMORY_IDLE: Duration = Duration::from_secs(10);
-/// How often it then asks whether it is one too many.
+/// How long before it ends, if it is one too many.
 const INSTANCE_IDLE: Duration = Duration::from_secs(60);
 
-/// Gives back the memory of the clone that waits, if one does.
-fn give_back(function: &Weak<Function>, built: &mut Option<Machine>) {
-    if let (Some(function), Some(machine)) = (function.upgrade(), built) {
-        machine.make_blank(&function);
+impl Instance {
+    /// A number that distinguishes an instance from all others in the process.
+    pub(crate) fn next_number() -> u64 {
+        static NEXT_NUMBER: AtomicU64 = AtomicU64::new(0);
+        NEXT_NUMBER.fetch_add(1, Ordering::Relaxed)
     }
-}
 
-/// Replaces an instance whose thread panicked.
-fn bury(function: &Weak<Function>, number: u64) {
-    let Some(function) = function.upgrade() else {
-        return;
-    };
-    tracing::error!(function = %function.name(), "an instance's thread panicked and is replaced");
-    function.forget(number);
-    function.refill();
-}
+    pub(crate) fn new(
+        number: u64,
+        link: Link,
+        charge: SharedCharge,
+        account: Option<Account>,
+    ) -> Self {
+        Self {
+            number,
+            link,
+            charge,
+            _account: account,
+            idle_since: Instant::now(),
+            is_blank: true,
+        }
+    }
 
-/// The thread: build, then serve until the last handle is gone or the instance is retired.
-fn serve(function: &Weak<Function>, number: u64, inbox: &mpsc::Receiver<Told>) {
-    let Some(built) = function.upgrade().map(|function| {
-        #[cfg(test)]
-        tests::pass(function.name(), tests::Step::Build);
-        Machine::build(&function)
-    }) else {
-        return;
-    };
-    // What kept it from being built may be gone when it is needed.
-    let mut built = built.ok();
-    let mut patience = MEMORY_IDLE;
-    loop {
-        let (order, reply, instance) = match inbox.recv_timeout(patience) {
-            Ok(Told::Serve {
-                order,
-                reply,
-                instance,
-            }) => (order, reply, instance),
-            Ok(Told::GiveBack) => {
-                give_back(function, &mut built);
-                continue;
-            }
-            Err(RecvTimeoutError::Disconnected) => return,
-            Err(RecvTimeoutError::Timeout) => {
-                give_back(function, &mut built);
-                if patience == INSTANCE_IDLE
-                    && let Some(function) = function.upgrade()
-                {
-                    function.retire_idle(number);
-                }
-                patience = INSTANCE_IDLE;
-                continue;
-            }
-        };
-        patience = MEMORY_IDLE;
-        let Some(function) = function.upgrade() else {
-            return;
-        };
+    /// Whether anybody is at the other end.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.link.is_open()
+    }
+
+    /// Asks the idle instance for the memory of its clone.
+    pub(crate) fn give_back(&mut self) {
+        // Where it has died there is nothing to give back.
+        if !self.is_blank && self.link.tell_soon(Told::GiveBack) {
+            self.is_blank = true;
+            self.charge.lock().keep(INSTANCE_BYTES);
+        }
+    }
+
+    /// Does what is due with an instance that waits. False where it has waited for so long that it should
+    /// end, if it is one too many.
+    pub(crate) fn rest(&mut self) -> bool {
+        let idle = self.idle_since.elapsed();
+        if idle >= MEMORY_IDLE {
+            self.give_back();
+        }
+        idle < INSTANCE_IDLE
+    }
+
+    /// Ends the idle instance, and waits until all that it had is gone.
+    pub(crate) async fn end(self) {
+        self.link.end().await;
+    }
+
+    /// Has the instance serve a request. The receiver fails only with the runtime.
+    pub(crate) fn serve(
+        self,
+        function: Arc<Function>,
+        order: Order,
+    ) -> oneshot::Receiver<Result<Outcome, Error>> {
+        let (reply, answer) = oneshot::channel();
+        tokio::spawn(self.see_through(function, order, reply));
+        answer
+    }
+
+    /// A request from its order until the instance is parked, or gone.
+    async fn see_through(
+        mut self,
+        function: Arc<Function>,
+        order: Order,
+        reply: oneshot::Sender<Result<Outcome, Error>>,
+    ) {
         let Order {
             request,
             wants_fresh,
-            mut preparation,
+            preparation,
             arrival,
             permits,
             mut leave,
             charge,
-        } = *order;
-        let outcome = built
-            .take()
-            .map_or_else(|| Machine::build(&function), Ok)
-            .and_then(|mut machine| {
-                if wants_fresh && !machine.is_blank() {
-                    let begun = Instant::now();
-                    machine.make_blank(&function);
-                    preparation.clear_us = Some(elapsed_us(begun));
-                }
-                machine.charge.lock().absorb(charge);
-                #[cfg(test)]
-                tests::pass(function.name(), tests::Step::Run);
-                let outcome = machine.invoke(&function, &request, arrival);
-                built = Some(machine);
-                outcome
-            })
-            .map(|outcome| outcome.prepared(preparation));
-        let is_healthy = outcome
-            .as_ref()
-            .is_ok_and(|outcome| matches!(outcome.result, Ok(_) | Err(Failure::Reported { .. })));
+        } = order;
+        let granted_bytes = {
+            let mut held = self.charge.lock();
+            held.absorb(charge);
+            held.bytes()
+        };
+        let job = Job {
+            request,
+            wants_fresh,
+            ids: Ids::next(),
+            arrival: Moment::of(arrival),
+            granted_bytes,
+        };
+        let outcome = match self.link.ask(Told::Serve(Box::new(job))).await {
+            Some(Said::Done { outcome, clear_us }) => outcome
+                .map(|outcome| {
+                    outcome.prepared(Preparation {
+                        clear_us: clear_us.or(preparation.clear_us),
+                        ..preparation
+                    })
+                })
+                .map_err(Error::from),
+            _ => Err(function.lost(&self.link)),
+        };
         function.traffic.record(&outcome);
         leave.settle(&outcome);
         // Nobody waits for what comes after the answer.
         let _ = reply.send(outcome);
-        let machine = built
-            .as_mut()
-            .filter(|machine| is_healthy && machine.is_alive());
-        let Some(machine) = machine else {
+        let Some(Said::Parked(parked)) = self.link.hear().await else {
+            drop(self);
             drop(permits);
             function.refill();
             return;
         };
-        #[cfg(test)]
-        tests::pass(function.name(), tests::Step::Recycle);
-        let learned = match machine.recycle(&function) {
-            Ok(learned) => learned,
-            Err(error) => {
-                tracing::warn!(function = %function.name(), %error, "an instance was not recycled");
-                if !machine.is_alive() {
-                    drop(permits);
-                    function.refill();
-                    return;
-                }
-                None
-            }
-        };
+        self.charge.lock().keep(parked.held_bytes);
+        self.is_blank = parked.is_blank;
+        self.idle_since = Instant::now();
+        function.note(&parked);
         // Parked before the permits are back: who gets one finds an instance.
-        function.park(instance);
+        function.park(self);
         drop(permits);
-        if let Some(set) = learned {
-            function.store_working_set(&set);
+        if let Some(set) = parked.learned {
+            let stored = blocking(move || {
+                function.store_working_set(&set);
+                Ok(())
+            });
+            // It logs what keeps it.
+            let _ = stored.await;
         }
+    }
+}
+
+impl std::fmt::Debug for Instance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Instance")
+            .field("number", &self.number)
+            .finish_non_exhaustive()
     }
 }
 

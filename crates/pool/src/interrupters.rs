@@ -1,23 +1,30 @@
-//! Who can be stopped: the guests of a pool that run, boot or wait.
+//! Who can be stopped: what runs, boots or waits for a pool, guests as well as processes of guests.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use dormouse_vmm::Interrupter;
+/// Stops something; may be called at any time, and again.
+type Stop = Box<dyn Fn() + Send>;
 
-/// The interrupters of all guests of a pool.
+/// Stops all that runs of a pool.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Interrupters {
     entries: Arc<Mutex<Entries>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Entries {
     next: u64,
-    known: HashMap<u64, Interrupter>,
+    known: HashMap<u64, Stop>,
 }
 
-/// Keeps one guest registered.
+impl std::fmt::Debug for Entries {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} can be stopped", self.known.len())
+    }
+}
+
+/// Keeps one registered.
 #[derive(Debug)]
 pub(crate) struct Registered {
     all: Interrupters,
@@ -30,12 +37,12 @@ impl Interrupters {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Registers a guest for as long as the result lives.
-    pub(crate) fn register(&self, interrupter: Interrupter) -> Registered {
+    /// Registers what stops one, for as long as the result lives.
+    pub(crate) fn register(&self, stop: impl Fn() + Send + 'static) -> Registered {
         let mut entries = self.lock();
         entries.next += 1;
         let number = entries.next;
-        entries.known.insert(number, interrupter);
+        entries.known.insert(number, Box::new(stop));
         Registered {
             all: self.clone(),
             number,
@@ -44,8 +51,8 @@ impl Interrupters {
 
     /// Ends every run.
     pub(crate) fn interrupt_all(&self) {
-        for interrupter in self.lock().known.values() {
-            interrupter.interrupt();
+        for stop in self.lock().known.values() {
+            stop();
         }
     }
 }

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod admission;
+mod allowance;
 mod backoff;
 mod budget;
 mod catalog;
@@ -15,10 +16,12 @@ mod console;
 mod crossover;
 mod damage;
 mod deploy;
+mod desk;
 mod engine;
 mod error;
 mod function;
 mod host_memory;
+mod ids;
 #[cfg(test)]
 #[path = "../tests/images/mod.rs"]
 mod images;
@@ -29,17 +32,21 @@ mod loading;
 mod machine;
 mod mailbox;
 mod message;
+mod moment;
 mod pace;
 mod paging;
 mod pool;
 mod room;
+mod saved;
 mod stats;
 mod tasks;
+mod template;
 mod traffic;
 mod tune;
 mod turns;
 mod verify;
 mod warm;
+mod worker;
 
 pub use admission::Lease;
 pub use config::{FunctionConfig, PoolConfig};
@@ -54,3 +61,4 @@ pub use stats::{Deployed, FunctionInfo, FunctionStats, PoolStats};
 pub use tune::{Spread, TuneConfig, TuneRow, Tuned, set_paging, tune};
 pub use verify::Verify;
 pub use warm::{MAX_WARM_RUNS, Warmed};
+pub use worker::{Isolation, WorkerProgram, work};

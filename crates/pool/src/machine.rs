@@ -12,21 +12,24 @@
 //! place after the run before.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use dormouse_pager::{Pager, PagerConfig, Policy, Rolled};
 use dormouse_snapshot::WorkingSet;
 use dormouse_vmm::{Shell, Stop, Vm};
 
-use crate::budget::{INSTANCE_BYTES, SharedCharge};
+use crate::allowance::Allowance;
+use crate::budget::INSTANCE_BYTES;
 use crate::console::Tail;
 use crate::deploy::{elapsed_us, whole_us};
 use crate::error::{Error, Failure};
-use crate::function::Function;
+use crate::ids::Ids;
 use crate::interrupters::Registered;
 use crate::mailbox::{self, Encoded, Envelope, Message};
 use crate::message::{Answer, Outcome, StartType, Timings};
+use crate::moment::Moment;
+use crate::template::Template;
+use crate::worker::confine_pager;
 
 const PAGE_BYTES: u64 = dormouse_pager::PAGE_BYTES;
 
@@ -36,8 +39,10 @@ pub(crate) struct Machine {
     pager: Pager,
     memory: Memory,
     console: Tail,
-    /// The memory that it may hold.
-    pub(crate) charge: SharedCharge,
+    /// What it holds between requests.
+    held_bytes: u64,
+    /// What the last run wrote, once that is known.
+    wrote_bytes: Option<u64>,
     /// Whether the run at hand is one for the working set to learn from.
     is_recording: bool,
     /// What was learned from the last run, if it was such a one: a working set that became known.
@@ -72,25 +77,24 @@ enum Memory {
 
 impl Machine {
     /// Builds a shell and its pager and sets the vCPU's state: all that is slow and needs no request.
-    pub(crate) fn build(function: &Function) -> Result<Self, Error> {
-        let shell = Shell::new(function.state().vm.placement())?;
+    pub(crate) fn build(template: &Template, allowance: &Arc<Allowance>) -> Result<Self, Error> {
+        let shell = Shell::new(template.state().vm.placement())?;
         let interrupter = shell.interrupter();
-        let registered = function.guests.register(interrupter.clone());
-        // Built ahead where there is room; for a request where it was reserved with that.
-        let charge = SharedCharge::new(function.budget.empty());
-        charge.lock().cover(INSTANCE_BYTES);
-        let held = charge.clone();
+        let stop = interrupter.clone();
+        let registered = template.guests.register(move || stop.interrupt());
+        let allowance = Arc::clone(allowance);
         #[cfg(test)]
-        let name = function.name().clone();
+        let name = template.name().clone();
         let pager = Pager::new(PagerConfig {
-            name: function.name().to_string(),
+            name: template.name().to_string(),
             // A guest that cannot have its memory is stopped; its result is discarded.
             on_error: Some(Arc::new(move || interrupter.interrupt())),
             on_growth: Some(Arc::new(move |pages| {
                 #[cfg(test)]
                 crate::instance::tests::pass(&name, crate::instance::tests::Step::Page);
-                held.lock().cover(INSTANCE_BYTES + pages * PAGE_BYTES)
+                allowance.covers(INSTANCE_BYTES + pages * PAGE_BYTES)
             })),
+            on_start: Some(Arc::new(confine_pager)),
             ..PagerConfig::default()
         })?;
         let mut machine = Self {
@@ -98,14 +102,15 @@ impl Machine {
             pager,
             memory: Memory::Blank,
             console: Tail::default(),
-            charge,
+            held_bytes: INSTANCE_BYTES,
+            wrote_bytes: None,
             is_recording: false,
             learned: None,
             expects_faults: false,
             _registered: registered,
         };
-        machine.set_state(function)?;
-        machine.map_ahead(function)?;
+        machine.set_state(template)?;
+        machine.map_ahead(template)?;
         Ok(machine)
     }
 
@@ -131,22 +136,22 @@ impl Machine {
     /// Makes a fresh clone of the snapshot, by `policy`, whatever was there before.
     pub(crate) fn restore(
         &mut self,
-        function: &Function,
+        template: &Template,
         policy: &Policy,
         timings: &mut Timings,
     ) -> Result<(), Error> {
         self.memory = Memory::Used;
-        self.is_recording = function.wants_runs();
+        self.is_recording = template.wants_runs();
         self.expects_faults = !matches!(policy, Policy::Map);
-        function.wait_until_unique();
+        template.wait_until_unique();
         let begun = Instant::now();
         let region = Arc::clone(self.shell().ok_or_else(lost)?.ram().region());
-        let attached = self.pager.attach(&region, function.source(), policy)?;
+        let attached = self.pager.attach(&region, template.source(), policy)?;
         timings.memory_us = elapsed_us(begun);
         timings.replayed_pages = attached.replayed_pages + attached.moved_pages;
         if !matches!(self.guest, Guest::Set(_)) {
             let begun = Instant::now();
-            self.set_state(function)?;
+            self.set_state(template)?;
             timings.state_us = elapsed_us(begun);
         }
         self.memory = Memory::Restored;
@@ -157,17 +162,18 @@ impl Machine {
     /// that is restored now.
     pub(crate) fn invoke(
         &mut self,
-        function: &Function,
+        template: &Template,
         request: &Encoded,
-        arrival: Instant,
+        ids: Ids,
+        arrival: Moment,
     ) -> Result<Outcome, Error> {
         let in_hand = Instant::now();
         let mut timings = Timings {
-            queue_us: whole_us(in_hand - arrival),
+            queue_us: whole_us(arrival.elapsed()),
             ..Timings::default()
         };
         if !matches!(self.memory, Memory::Restored | Memory::RolledBack) {
-            self.restore(function, &function.policy(), &mut timings)?;
+            self.restore(template, &template.policy(), &mut timings)?;
         }
         let start = match self.memory {
             Memory::RolledBack => StartType::RolledBack,
@@ -177,29 +183,29 @@ impl Machine {
         let Guest::Set(mut vm) = std::mem::replace(&mut self.guest, Guest::Lost) else {
             return Err(lost());
         };
-        let limit = function.timeout();
-        let mailbox = &function.state().mailbox;
-        let asked = envelope(limit)?;
+        let limit = template.timeout();
+        let mailbox = &template.state().mailbox;
+        let asked = ids.envelope(limit)?;
         let put = mailbox.put(&vm, request, &asked);
         timings.restore_us = elapsed_us(in_hand);
         let result = match put {
-            Ok(()) => self.run(function, &mut vm, limit, &asked, &mut timings)?,
+            Ok(()) => self.run(template, &mut vm, limit, &asked, &mut timings)?,
             Err(failure) => {
                 // Where memory could not be had, that is why.
-                self.check_pager(function)?;
+                self.check_pager(template)?;
                 self.is_recording = false;
                 Err(failure)
             }
         };
         self.guest = Guest::Unset(vm.into_shell());
         // Before the answer is out: the next request is to profit from it.
-        self.learned = self.learn(function);
+        self.learned = self.learn(template);
         if start == StartType::Restored {
-            function.crossover.restored(&timings);
+            template.crossover.restored(&timings);
         } else {
-            function.crossover.ran_rolled_back(timings.run_us);
+            template.crossover.ran_rolled_back(timings.run_us);
         }
-        function.note_faults(&timings);
+        template.note_faults(&timings);
         Ok(Outcome {
             start,
             timings,
@@ -210,7 +216,7 @@ impl Machine {
 
     fn run(
         &mut self,
-        function: &Function,
+        template: &Template,
         vm: &mut Vm,
         limit: Duration,
         asked: &Envelope,
@@ -225,7 +231,7 @@ impl Machine {
         let (result, handler_tsc) = answer(vm, stop, limit, asked, &self.console);
         timings.run_us = elapsed_us(begun);
         timings.handler_us = vm.into_run(handler_tsc).map(whole_us);
-        self.check_pager(function)?;
+        self.check_pager(template)?;
         let stats = self.pager.stats();
         timings.fault_us = stats.fault_service_us;
         timings.faults = stats.faults_minor + stats.faults_missing;
@@ -239,13 +245,13 @@ impl Machine {
     }
 
     /// Whether the clone had all memory that it asked for.
-    fn check_pager(&mut self, function: &Function) -> Result<(), Error> {
+    fn check_pager(&mut self, template: &Template) -> Result<(), Error> {
         match self.pager.take_error() {
             None => Ok(()),
             Some(dormouse_pager::Error::OverLimit { pages }) => {
                 let needed_bytes = pages * PAGE_BYTES;
-                let budget_bytes = function.budget.limit_bytes();
-                let name = function.name();
+                let budget_bytes = template.budget_bytes();
+                let name = template.name();
                 Err(Error::over_budget(name, needed_bytes, budget_bytes))
             }
             Some(error) => Err(error.into()),
@@ -256,18 +262,18 @@ impl Machine {
     /// Returns a working set that became known, to be stored.
     ///
     /// An error leaves the machine blank, which is good for the next restore, or dead.
-    pub(crate) fn recycle(&mut self, function: &Function) -> Result<Option<WorkingSet>, Error> {
+    pub(crate) fn recycle(&mut self, template: &Template) -> Result<Option<WorkingSet>, Error> {
         let learned = self.learned.take();
         let recycled = match &learned {
-            Some(_) => self.set_state(function).map(|()| false),
-            None => self.reset(function),
+            Some(_) => self.set_state(template).map(|()| false),
+            None => self.reset(template),
         };
         match recycled {
             Ok(true) => {}
-            Ok(false) | Err(_) => self.make_blank(function),
+            Ok(false) | Err(_) => self.make_blank(template),
         }
         recycled?;
-        function.stage_ahead();
+        template.stage_ahead();
         Ok(learned.flatten())
     }
 
@@ -281,15 +287,28 @@ impl Machine {
         Ok(())
     }
 
-    /// Pages whose content is not the snapshot's.
-    pub(crate) fn changed_pages(&self, function: &Function) -> Result<Vec<u64>, Error> {
+    /// What it holds between requests, its clone included.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        self.held_bytes
+    }
+
+    /// What the last run wrote, as far as that is known: told once.
+    pub(crate) fn take_wrote_bytes(&mut self) -> Option<u64> {
+        self.wrote_bytes.take()
+    }
+
+    /// Pages whose content is not the snapshot's; `read_page` fills one with that.
+    pub(crate) fn changed_pages(
+        &self,
+        mut read_page: impl FnMut(u64, &mut [u8]) -> Result<(), Error>,
+    ) -> Result<Vec<u64>, Error> {
         const PAGE: usize = dormouse_snapshot::PAGE_BYTES;
         let ram = self.shell().ok_or_else(lost)?.ram();
         let (mut now, mut then) = ([0; PAGE], [0; PAGE]);
         let mut changed = Vec::new();
         for page in 0..ram.len() / PAGE as u64 {
             ram.read(ram.base() + page * PAGE as u64, &mut now)?;
-            function.read_page(page, &mut then)?;
+            read_page(page, &mut then)?;
             if now != then {
                 changed.push(page);
             }
@@ -304,36 +323,36 @@ impl Machine {
     }
 
     /// Parts of the vCPU's state that are not the snapshot's.
-    pub(crate) fn changed_state(&self, function: &Function) -> Result<Vec<&'static str>, Error> {
+    pub(crate) fn changed_state(&self, template: &Template) -> Result<Vec<&'static str>, Error> {
         let vm = self.clone_at_hand().ok_or_else(lost)?;
-        Ok(vm.differences(&function.state().vm)?)
+        Ok(vm.differences(&template.state().vm)?)
     }
 
     /// Sets the vCPU's state and gives all memory back.
-    pub(crate) fn make_ready(&mut self, function: &Function) -> Result<(), Error> {
-        self.set_state(function)?;
-        self.make_blank(function);
+    pub(crate) fn make_ready(&mut self, template: &Template) -> Result<(), Error> {
+        self.set_state(template)?;
+        self.make_blank(template);
         Ok(())
     }
 
     /// Gives back all memory that the clone holds, and maps the snapshot for the next one: nothing
     /// of it is in, so that costs no memory, and only what it touches is left to be brought in.
-    pub(crate) fn make_blank(&mut self, function: &Function) {
+    pub(crate) fn make_blank(&mut self, template: &Template) {
         if self.is_blank() {
             return;
         }
         self.pager.detach();
         self.memory = Memory::Blank;
-        self.charge.lock().keep(INSTANCE_BYTES);
-        if let Err(error) = self.map_ahead(function) {
+        self.held_bytes = INSTANCE_BYTES;
+        if let Err(error) = self.map_ahead(template) {
             // The next restore tries again, and has somebody to tell.
-            tracing::debug!(function = %function.name(), %error, "nothing was mapped ahead");
+            tracing::debug!(function = %template.name(), %error, "nothing was mapped ahead");
         }
     }
 
-    fn map_ahead(&mut self, function: &Function) -> Result<(), Error> {
+    fn map_ahead(&mut self, template: &Template) -> Result<(), Error> {
         let region = Arc::clone(self.shell().ok_or_else(lost)?.ram().region());
-        let source = function.source();
+        let source = template.source();
         self.pager.attach(&region, source, &Policy::Lazy)?;
         Ok(())
     }
@@ -348,32 +367,31 @@ impl Machine {
 
     /// Makes the vCPU's state the snapshot's again and rolls the memory back in place, if that can
     /// be done and is worth it. False where the clone must be restored afresh.
-    pub(crate) fn reset(&mut self, function: &Function) -> Result<bool, Error> {
+    pub(crate) fn reset(&mut self, template: &Template) -> Result<bool, Error> {
         // KVM may write into guest memory while its state is set; so memory comes after that.
-        self.set_state(function)?;
-        self.roll_back(function)
+        self.set_state(template)?;
+        self.roll_back(template)
     }
 
     /// Rolls the clone's memory back in place, if that can be done and is worth it.
-    fn roll_back(&mut self, function: &Function) -> Result<bool, Error> {
-        let Some(rollback) = function.rollback() else {
+    fn roll_back(&mut self, template: &Template) -> Result<bool, Error> {
+        let Some(rollback) = template.rollback() else {
             return Ok(false);
         };
         let begun = Instant::now();
         match self.pager.roll_back(&rollback.plan())? {
             Rolled::Back(stats) => {
-                function
+                template
                     .crossover
                     .rolled_back(stats.copied_pages, begun.elapsed());
                 self.memory = Memory::RolledBack;
                 self.expects_faults = false;
-                function.expect_bytes((stats.copied_pages + stats.dropped_pages) * PAGE_BYTES);
-                let held_bytes = INSTANCE_BYTES + stats.copied_pages * PAGE_BYTES;
-                self.charge.lock().keep(held_bytes);
+                self.wrote_bytes = Some((stats.copied_pages + stats.dropped_pages) * PAGE_BYTES);
+                self.held_bytes = INSTANCE_BYTES + stats.copied_pages * PAGE_BYTES;
                 Ok(true)
             }
             Rolled::Not { written_pages } => {
-                function.expect_bytes(written_pages * PAGE_BYTES);
+                self.wrote_bytes = Some(written_pages * PAGE_BYTES);
                 Ok(false)
             }
         }
@@ -381,25 +399,25 @@ impl Machine {
 
     /// Adds what a recorded run touched to the function's working set. `Some` where the run was
     /// recorded: its clone was paged in page by page and is not worth keeping.
-    fn learn(&mut self, function: &Function) -> Option<Option<WorkingSet>> {
+    fn learn(&mut self, template: &Template) -> Option<Option<WorkingSet>> {
         if !std::mem::take(&mut self.is_recording) {
             return None;
         }
         match self.pager.touched() {
             Ok(touched) => {
                 let written = touched.written.iter().map(|run| run.end - run.start);
-                function.expect_bytes(written.sum::<u64>() * PAGE_BYTES);
-                Some(function.learn(touched))
+                self.wrote_bytes = Some(written.sum::<u64>() * PAGE_BYTES);
+                Some(template.learn(touched))
             }
             Err(error) => {
-                tracing::warn!(function = %function.name(), %error, "a run was not recorded");
+                tracing::warn!(function = %template.name(), %error, "a run was not recorded");
                 Some(None)
             }
         }
     }
 
     /// Sets the vCPU's state to the snapshot's, with a console of its own.
-    fn set_state(&mut self, function: &Function) -> Result<(), Error> {
+    fn set_state(&mut self, template: &Template) -> Result<(), Error> {
         let shell = match std::mem::replace(&mut self.guest, Guest::Lost) {
             Guest::Set(vm) => vm.into_shell(),
             Guest::Unset(shell) => shell,
@@ -407,7 +425,7 @@ impl Machine {
         };
         self.console = Tail::default();
         let output = Box::new(self.console.clone());
-        let vm = Vm::restore(shell, &function.state().vm, output, function.namer())?;
+        let vm = Vm::restore(shell, &template.state().vm, output, template.namer())?;
         self.guest = Guest::Set(Box::new(vm));
         Ok(())
     }
@@ -449,27 +467,4 @@ pub(crate) fn answer(
         Stop::Interrupted => return (Err(Error::Draining), 0),
     };
     (Ok(Err(failure)), 0)
-}
-
-/// What makes this instance differ from all others.
-pub(crate) fn envelope(limit: Duration) -> Result<Envelope, Error> {
-    static REQUEST_ID: AtomicU64 = AtomicU64::new(1);
-    static GENERATION: AtomicU64 = AtomicU64::new(0);
-
-    let real_time_unix_ns = dormouse_vmm::real_time_unix_ns();
-    // From the time of the first restore on, so that processes do not repeat each other's numbers.
-    let _ = GENERATION.compare_exchange(0, real_time_unix_ns, Ordering::Relaxed, Ordering::Relaxed);
-    let mut entropy = [0; 32];
-    getrandom::fill(&mut entropy).map_err(|e| Error::Internal {
-        operation: "drawing entropy for a clone",
-        reason: e.to_string(),
-    })?;
-    let limit_ns = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
-    Ok(Envelope {
-        request_id: REQUEST_ID.fetch_add(1, Ordering::Relaxed),
-        generation: GENERATION.fetch_add(1, Ordering::Relaxed),
-        real_time_unix_ns,
-        deadline_unix_ns: real_time_unix_ns.saturating_add(limit_ns),
-        entropy,
-    })
 }

@@ -72,6 +72,7 @@ pub(crate) enum Message {
 const MAX_MESSAGE_BYTES: usize = 4096;
 
 /// A request in its encoded form, checked against the limits.
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Encoded {
     head: Vec<u8>,
     body: Bytes,

@@ -1,6 +1,7 @@
 //! What goes into an invocation and what comes out of it.
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::Failure;
 
@@ -21,7 +22,7 @@ pub struct Request {
 }
 
 /// A function's answer.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Answer {
     /// The HTTP status, 200–599.
     pub status: u16,
@@ -85,7 +86,7 @@ impl std::str::FromStr for Start {
 }
 
 /// How the instance that served a request came to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StartType {
     /// Booted from the image for this request.
     Cold,
@@ -117,7 +118,7 @@ impl StartType {
 /// ```
 /// Some requests find no instance that could become theirs. What is done for them then comes between
 /// T0 and T1 as well, and is not part of the queue: `clear`, `boot`, `open`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timings {
     /// T0 to T1: from the request's arrival to an instance in hand, but for what was done meanwhile.
     pub queue_us: u64,
@@ -151,7 +152,7 @@ pub struct Timings {
 }
 
 /// What an invocation came to.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Outcome {
     /// How the instance came to be.
     pub start: StartType,

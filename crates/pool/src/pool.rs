@@ -21,7 +21,9 @@ use crate::loading::Shared;
 use crate::message::{Preparation, Start};
 use crate::stats::{Deployed, FunctionInfo, FunctionStats, PoolStats};
 use crate::tasks::{blocking, detached};
+use crate::template::Known;
 use crate::turns::Turns;
+use crate::worker::Workers;
 
 /// Functions of one store, ready to be invoked. A cheap handle.
 #[derive(Clone)]
@@ -43,6 +45,7 @@ pub(crate) struct Inner {
     _watch: Watch,
     guests: Interrupters,
     damages: Damages,
+    workers: Workers,
     draining: AtomicBool,
 }
 
@@ -62,6 +65,9 @@ impl Pool {
         let boots_at_once = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let memory = Arc::new(HostMemory::default());
         let floor_bytes = config.memory_floor_bytes;
+        let budget_bytes = config
+            .memory_budget_bytes
+            .unwrap_or_else(budget::usual_limit_bytes);
         let inner = |pool: &Weak<Inner>| Inner {
             _watch: host_memory::watch(pool, &memory, floor_bytes),
             store,
@@ -72,12 +78,8 @@ impl Pool {
             deploys: Arc::new(Semaphore::new(config.max_deploys)),
             guests: Interrupters::default(),
             damages: Damages::default(),
-            budget: Budget::new(
-                config
-                    .memory_budget_bytes
-                    .unwrap_or_else(budget::usual_limit_bytes),
-                Arc::clone(&memory),
-            ),
+            workers: Workers::new(&config, budget_bytes),
+            budget: Budget::new(budget_bytes, Arc::clone(&memory)),
             draining: AtomicBool::new(false),
             config,
         };
@@ -178,9 +180,9 @@ impl Pool {
         self.refuse_when_draining()?;
         let _charge = self.memory_to_boot(name, config.memory_bytes).await?;
         let (store, function) = (self.inner.store.clone(), name.clone());
-        let guests = self.inner.guests.clone();
+        let shared = self.shared();
         let published =
-            blocking(move || deploy::boot_and_publish(&store, &function, &image, &config, &guests))
+            blocking(move || deploy::boot_and_publish(&store, &function, &image, &config, &shared))
                 .await?;
         // Requests that run on the old snapshot finish there.
         slot.set(None);
@@ -201,6 +203,7 @@ impl Pool {
             guests: self.inner.guests.clone(),
             budget: self.inner.budget.clone(),
             damages: self.inner.damages.clone(),
+            workers: self.inner.workers.clone(),
         }
     }
 
@@ -275,6 +278,9 @@ impl Pool {
             .functions
             .opened(&manifest.function)
             .filter(|open| open.manifest().id == manifest.id);
+        let known = open
+            .as_ref()
+            .map_or_else(Known::default, |open| open.known());
         FunctionInfo {
             name: manifest.function.to_string(),
             snapshot: manifest.id.to_string(),
@@ -284,8 +290,8 @@ impl Pool {
             config: serde_json::from_value(manifest.config.clone()).unwrap_or_default(),
             memory_bytes: manifest.memory_bytes,
             data_bytes: manifest.data_pages * dormouse_snapshot::PAGE_BYTES as u64,
-            working_set_pages: open.as_ref().map_or(0, |open| open.working_set_pages()),
-            working_set_drift: open.as_ref().map_or(0.0, |open| open.working_set_drift()),
+            working_set_pages: known.working_set_pages,
+            working_set_drift: known.drift,
             stats: open.map_or_else(FunctionStats::default, |open| open.traffic.stats()),
         }
     }

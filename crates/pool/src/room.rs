@@ -73,4 +73,11 @@ impl Inner {
             function.shed_idle();
         }
     }
+
+    /// Has instances that wait for long give back what they hold.
+    pub(crate) fn rest_idle_instances(&self) {
+        for (_, function) in self.functions.all() {
+            function.rest();
+        }
+    }
 }

@@ -11,31 +11,32 @@
 //! made to reseed. Its hooks for after a restore run for each of the requests, as they do in clones; those
 //! for before the snapshot ran once, when the function was deployed.
 
+use std::fs::File;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use dormouse_pager::{Pager, PagerConfig, Policy};
-use dormouse_snapshot::{
-    Draft, FunctionName, MemoryDraft, Snapshot, SnapshotId, SnapshotRef, Store,
-};
-use dormouse_vmm::layout::PAGE_BYTES;
+use dormouse_snapshot::{FunctionName, Snapshot, SnapshotId, SnapshotRef, Store};
 use dormouse_vmm::{GuestImage, Shell, Vm};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::config::{FunctionConfig, PoolConfig};
+use crate::config::PoolConfig;
 use crate::console::Tail;
 use crate::deploy::{SavedFunction, elapsed_us};
 use crate::error::Error;
-use crate::function::Function;
+use crate::ids::Ids;
 use crate::interrupters::Registered;
-use crate::loading::Shared;
-use crate::machine::{answer, envelope};
+use crate::loading::{Loaded, Shared};
+use crate::machine::answer;
 use crate::mailbox::Encoded;
 use crate::message::Request;
 use crate::pool::Pool;
+use crate::saved::{Saved, memory_file};
 use crate::stats::FunctionInfo;
 use crate::tasks::{blocking, detached};
+use crate::template::Template;
 use crate::verify::Verify;
+use crate::worker::confine_pager;
 
 /// The most requests that a function can be warmed with at once.
 pub const MAX_WARM_RUNS: u32 = 10_000;
@@ -59,13 +60,35 @@ pub struct Warmed {
     pub snapshot_us: u64,
 }
 
+/// What is to be run, for whom.
+pub(crate) struct Warming {
+    pub(crate) runs: WarmingRuns,
+    /// Gone where nobody waits for it any more.
+    pub(crate) caller: Weak<()>,
+}
+
 /// What is to be run, and for how long at most.
-struct Warming {
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct WarmingRuns {
     request: Encoded,
     runs: u32,
-    limit: Duration,
-    /// Gone where nobody waits for it any more.
-    caller: Weak<()>,
+    limit_ms: u64,
+    ids: Ids,
+}
+
+/// Why no further run begins.
+pub(crate) const NOBODY_WAITS: &str = "nobody waits for it any more";
+
+impl Warming {
+    /// How a warming ends whose caller went away.
+    pub(crate) fn abandoned(&self) -> Error {
+        Error::Warming {
+            run: 0,
+            runs: self.runs.runs,
+            reason: NOBODY_WAITS.to_owned(),
+            console: String::new(),
+        }
+    }
 }
 
 /// A finished layer.
@@ -116,9 +139,13 @@ impl Pool {
         }
         let caller = Arc::new(());
         let warming = Warming {
-            request: Encoded::new(&request)?,
-            runs,
-            limit: self.inner.config.warm_timeout,
+            runs: WarmingRuns {
+                request: Encoded::new(&request)?,
+                runs,
+                limit_ms: u64::try_from(self.inner.config.warm_timeout.as_millis())
+                    .unwrap_or(u64::MAX),
+                ids: Ids::block(runs),
+            },
             caller: Arc::downgrade(&caller),
         };
         let base = from.as_ref().map_or(&name, |from| &from.function);
@@ -153,7 +180,7 @@ impl Pool {
     ) -> Result<Warmed, Error> {
         let slot = self.inner.functions.slot(name);
         let _gate = slot.gate.lock().await;
-        let runs = warming.runs;
+        let runs = warming.runs.runs;
         let layered = self.publish_layer(name, warming, from).await?;
         // Requests that run on the old snapshot finish there.
         slot.set(None);
@@ -191,7 +218,7 @@ impl Pool {
         let memory_bytes = snapshot.manifest.memory_bytes;
         let _charge = self.memory_to_boot(name, memory_bytes).await?;
         let (store, function, shared) = (self.inner.store.clone(), name.clone(), self.shared());
-        blocking(move || warm_and_publish(&store, &function, snapshot, &warming, &shared)).await
+        blocking(move || warm_and_publish(&store, &function, snapshot, warming, &shared)).await
     }
 }
 
@@ -200,12 +227,10 @@ fn warm_and_publish(
     store: &Store,
     name: &FunctionName,
     snapshot: Snapshot<SavedFunction>,
-    warming: &Warming,
+    warming: Warming,
     shared: &Shared,
 ) -> Result<Layered, Error> {
     let begun = Instant::now();
-    let config = FunctionConfig::stored(&snapshot.manifest)?;
-    let host = snapshot.manifest.host.clone();
     let file = snapshot.image()?;
     let alone = PoolConfig {
         shells_ahead: 0,
@@ -214,13 +239,53 @@ fn warm_and_publish(
         verify: Verify::Always,
         ..PoolConfig::default()
     };
-    let function = Function::open(store, snapshot, &alone, shared)?;
-    let mut clone = WarmClone::restore(&function)?;
-    let Warming { request, runs, .. } = warming;
+    let loaded = Loaded::new(snapshot, &alone, shared)?;
+    let parent = loaded.reference.clone();
+    let memory = memory_file("dormouse-warmed")?;
+    let warmed = shared
+        .workers
+        .warm(&loaded, &file, warming, &shared.guests, &memory)?;
+    let warm_us = elapsed_us(begun);
+    let config = &loaded.config;
+    let saved = &warmed.saved;
+    let id = saved.publish(store, name, config, &file, &memory, Some(parent.clone()))?;
+    Ok(Layered {
+        id,
+        parent,
+        first_run_us: warmed.first_run_us,
+        last_run_us: warmed.last_run_us,
+        warm_us,
+        snapshot_us: elapsed_us(begun).saturating_sub(warm_us),
+    })
+}
+
+/// A clone that answered its requests, saved.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct WarmedClone {
+    saved: Saved,
+    first_run_us: u64,
+    last_run_us: u64,
+}
+
+/// Restores a clone, has it answer all requests, and saves it, with its memory in `memory`. Blocks until
+/// that is done.
+///
+/// # Errors
+/// [`Error::Warming`], or what kept the clone from being restored, run or saved.
+pub(crate) fn warm_up(
+    template: &Template,
+    file: &[u8],
+    warming: &WarmingRuns,
+    is_wanted: &dyn Fn() -> bool,
+    memory: &File,
+) -> Result<WarmedClone, Error> {
+    let begun = Instant::now();
+    let mut clone = WarmClone::restore(template)?;
+    let WarmingRuns { request, runs, .. } = warming;
     let (mut first_run_us, mut last_run_us) = (None, 0);
     for run in 1..=*runs {
-        let took = match warming.left(begun) {
-            Ok(left) => clone.run(&function, request, left)?,
+        let took = match warming.left(begun, is_wanted) {
+            Ok(left) => clone.run(template, request, warming.ids.nth(run - 1), left)?,
             Err(reason) => Err(reason),
         };
         last_run_us = took.map_err(|reason| Error::Warming {
@@ -231,12 +296,9 @@ fn warm_and_publish(
         })?;
         first_run_us.get_or_insert(last_run_us);
     }
-    let warm_us = elapsed_us(begun);
-
-    let begun = Instant::now();
     let WarmClone { vm, pager, .. } = &mut clone;
-    let symbols = GuestImage::parse(&file)?.symbols(vm.load_address());
-    let mailbox = function.state().mailbox;
+    let symbols = GuestImage::parse(file)?.symbols(vm.load_address());
+    let mailbox = template.state().mailbox;
     let state = SavedFunction {
         vm: vm.save(&symbols)?,
         mailbox,
@@ -249,45 +311,23 @@ fn warm_and_publish(
     if let Some(error) = pager.take_error() {
         return Err(error.into());
     }
-    let mut read = |first_page: u64, buffer: &mut [u8]| {
-        let address = ram.base() + first_page * PAGE_BYTES;
-        ram.read(address, buffer).map_err(std::io::Error::other)
-    };
-    let draft = Draft {
-        created_unix_ms: dormouse_vmm::real_time_unix_ns() / 1_000_000,
-        host,
-        config: serde_json::to_value(&config)
-            .map_err(|e| Error::internal("storing the configuration")(e.into()))?,
-        state: &state,
-        memory: MemoryDraft {
-            pages: ram.len() / PAGE_BYTES,
-            resident: [function.source().data(), &written].concat(),
-            read: &mut read,
-        },
-        image: &file,
-        parent: Some(function.reference().clone()),
-        compression: config.compression,
-    };
-    let id = store.publish(name, draft)?;
-    Ok(Layered {
-        id,
-        parent: function.reference().clone(),
+    let resident = [template.source().data(), &written].concat();
+    Ok(WarmedClone {
+        saved: Saved::new(state, ram, resident, memory)?,
         first_run_us: first_run_us.unwrap_or(0),
         last_run_us,
-        warm_us,
-        snapshot_us: elapsed_us(begun),
     })
 }
 
-impl Warming {
+impl WarmingRuns {
     /// How much time there is for the next run, since it was all begun then, or why there is none.
-    fn left(&self, begun: Instant) -> Result<Duration, String> {
-        if self.caller.strong_count() == 0 {
-            return Err("nobody waits for it any more".to_owned());
+    fn left(&self, begun: Instant, is_wanted: &dyn Fn() -> bool) -> Result<Duration, String> {
+        if !is_wanted() {
+            return Err(NOBODY_WAITS.to_owned());
         }
-        let left = self.limit.saturating_sub(begun.elapsed());
+        let limit = Duration::from_millis(self.limit_ms);
+        let left = limit.saturating_sub(begun.elapsed());
         if left.is_zero() {
-            let limit = self.limit;
             return Err(format!(
                 "all runs together may take {limit:?} (--warm-timeout)"
             ));
@@ -305,21 +345,23 @@ struct WarmClone {
 }
 
 impl WarmClone {
-    fn restore(function: &Function) -> Result<Self, Error> {
-        let shell = Shell::new(function.state().vm.placement())?;
+    fn restore(template: &Template) -> Result<Self, Error> {
+        let shell = Shell::new(template.state().vm.placement())?;
         let interrupter = shell.interrupter();
-        let registered = function.guests.register(interrupter.clone());
+        let stop = interrupter.clone();
+        let registered = template.guests.register(move || stop.interrupt());
         let mut pager = Pager::new(PagerConfig {
-            name: function.name().to_string(),
+            name: template.name().to_string(),
             on_error: Some(Arc::new(move || interrupter.interrupt())),
+            on_start: Some(Arc::new(confine_pager)),
             ..PagerConfig::default()
         })?;
-        function.wait_until_unique();
+        template.wait_until_unique();
         let region = Arc::clone(shell.ram().region());
-        pager.attach(&region, function.source(), &Policy::Lazy)?;
+        pager.attach(&region, template.source(), &Policy::Lazy)?;
         let console = Tail::default();
         let output = Box::new(console.clone());
-        let vm = Vm::restore(shell, &function.state().vm, output, function.namer())?;
+        let vm = Vm::restore(shell, &template.state().vm, output, template.namer())?;
         Ok(Self {
             vm,
             pager,
@@ -332,13 +374,14 @@ impl WarmClone {
     /// function failed.
     fn run(
         &mut self,
-        function: &Function,
+        template: &Template,
         request: &Encoded,
+        ids: Ids,
         left: Duration,
     ) -> Result<Result<u64, String>, Error> {
-        let limit = function.timeout().min(left);
-        let mailbox = &function.state().mailbox;
-        let asked = envelope(limit)?;
+        let limit = template.timeout().min(left);
+        let mailbox = &template.state().mailbox;
+        let asked = ids.envelope(limit)?;
         let put = mailbox.put(&self.vm, request, &asked);
         let begun = Instant::now();
         let result = match put {

@@ -94,6 +94,7 @@ error_codes! {
     QueueTimeout "queue-timeout" SERVICE_UNAVAILABLE "No instance became free in time";
     CrashLoop "crash-loop" SERVICE_UNAVAILABLE "The function does nothing but crash";
     OverBudget "over-budget" SERVICE_UNAVAILABLE "There is not enough memory left";
+    WorkerLost "worker-lost" SERVICE_UNAVAILABLE "The process that ran it ended";
     Draining "draining" SERVICE_UNAVAILABLE "The server is shutting down";
     HostCannot "host-cannot" SERVICE_UNAVAILABLE "The host cannot run functions";
     FunctionCrashed "function-crashed" BAD_GATEWAY "The function crashed";
@@ -269,6 +270,9 @@ impl From<Error> for ApiError {
             Error::CrashLoop { retry_after, .. } => {
                 Self::new(ErrorCode::CrashLoop, detail).retry_after(retry_after)
             }
+            Error::WorkerLost { .. } => {
+                Self::new(ErrorCode::WorkerLost, detail).retry_after(Duration::from_secs(1))
+            }
             Error::Draining => {
                 Self::new(ErrorCode::Draining, detail).retry_after(Duration::from_secs(1))
             }
@@ -409,6 +413,7 @@ mod tests {
                 "crash-loop",
             ),
             (Error::HasLayers { reason: name() }, "has-layers"),
+            (Error::WorkerLost { how: name() }, "worker-lost"),
             (Error::Draining, "draining"),
             (Error::Host { reason: name() }, "host-cannot"),
             (Error::OtherAbi { found: 2, here: 1 }, "host-cannot"),

@@ -4,6 +4,8 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
 use crate::header::{check_version, field};
 use crate::ranges::{self, RANGE_BYTES};
 use crate::{Digest, Error, Result, files};
@@ -20,7 +22,7 @@ const PAGE_NUMBER_BYTES: usize = 8;
 const MAX_WORKING_SET_PAGES: u64 = 1 << 20;
 
 /// The pages that running guests touched after a restore.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkingSet {
     /// Every touched page once, in the order of first touch.
     pub order: Vec<u64>,

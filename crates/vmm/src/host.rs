@@ -1,5 +1,6 @@
 //! What this host can do: KVM and its capabilities, the CPU, and the kind of virtualization.
 
+use std::os::fd::{AsRawFd, RawFd};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -132,18 +133,18 @@ impl Host {
     }
 
     /// Opens, for good, all that VMs need by path: a process that cannot open files from then on can
-    /// still make them.
+    /// still make them. Returns the descriptors.
     ///
     /// # Errors
     /// As [`Host::open`]; [`Error::System`] for what is under `/proc`.
-    pub fn open_ahead() -> Result<(), Error> {
-        Self::open()?;
+    pub fn open_ahead() -> Result<Vec<RawFd>, Error> {
+        let host = Self::open()?;
         crate::clock::boot_id();
-        crate::ram::pagemap().map_err(|source| Error::System {
+        let pagemap = crate::ram::pagemap().map_err(|source| Error::System {
             operation: "opening /proc/self/pagemap",
             source,
         })?;
-        Ok(())
+        Ok(vec![host.kvm.as_raw_fd(), pagemap.as_raw_fd()])
     }
 
     fn probe() -> Result<Self, Error> {

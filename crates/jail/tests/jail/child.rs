@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::fd::AsFd as _;
+use std::os::fd::AsRawFd as _;
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
@@ -48,8 +48,8 @@ fn enter(
     socket: &std::os::unix::net::UnixStream,
     tools: &Tools,
 ) -> Result<Layers, dormouse_jail::Error> {
-    let mut keep = vec![socket.as_fd()];
-    keep.extend(tools.descriptors());
+    let mut keep = vec![socket.as_raw_fd()];
+    keep.extend(tools.descriptors().map(|fd| fd.as_raw_fd()));
     let mut leak = None;
     let mut sleeper = None;
     match order.host {

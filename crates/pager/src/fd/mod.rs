@@ -160,22 +160,21 @@ pub(crate) struct Uffd {
 static DEVICE: OnceLock<File> = OnceLock::new();
 
 /// Opens `/dev/userfaultfd` for good: no descriptor is opened by path from then on.
-pub(crate) fn keep_device() -> io::Result<()> {
-    if DEVICE.get().is_none() {
-        let device = File::options()
-            .read(true)
-            .write(true)
-            .open("/dev/userfaultfd")?;
-        let _ = DEVICE.set(device);
+pub(crate) fn keep_device() -> io::Result<&'static File> {
+    if let Some(device) = DEVICE.get() {
+        return Ok(device);
     }
-    Ok(())
+    let device = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/userfaultfd")?;
+    Ok(DEVICE.get_or_init(|| device))
 }
 
 /// Opens a descriptor with exactly `features`; faults from kernel mode (KVM's) included.
 pub(crate) fn open(features: u64) -> Result<userfaultfd::Uffd, userfaultfd::Error> {
     if let Some(device) = DEVICE.get() {
-        return from_device(device, features)
-            .map_err(|error| userfaultfd::Error::OpenDevUserfaultfd(error));
+        return from_device(device, features).map_err(userfaultfd::Error::OpenDevUserfaultfd);
     }
     UffdBuilder::new()
         .close_on_exec(true)

@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
 
@@ -69,6 +69,12 @@ struct PageRegion {
 /// An open `/proc/self/pagemap`.
 #[derive(Debug)]
 pub(crate) struct Pagemap(File);
+
+impl AsRawFd for Pagemap {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
 
 impl Pagemap {
     /// The process's one; it stays open, one descriptor for all pagers.

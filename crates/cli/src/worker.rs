@@ -1,0 +1,60 @@
+//! `dormouse worker`: the process that a function's guests run in.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+use dormouse_pool::{Isolation, WorkerProgram};
+
+/// The command that a worker is started with.
+pub(crate) const COMMAND: &str = "worker";
+
+/// What a worker is told of the environment: how much to log.
+const ENVIRONMENT: [&str; 2] = ["RUST_LOG", "RUST_BACKTRACE"];
+
+/// Runs guests for the process that started it; not to be called by hand
+#[derive(Debug, Args)]
+pub(crate) struct WorkerArgs {}
+
+/// Where guests run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum IsolationArg {
+    /// Each function's guests in a process of its own, which can neither open files nor connect
+    #[default]
+    Process,
+    /// In this process: a guest that gets out of its virtual machine has all that the server has
+    None,
+}
+
+/// Runs the command.
+pub(crate) fn worker(_: &WorkerArgs) -> Result<()> {
+    dormouse_pool::work().context("this process was not started by a dormouse server")
+}
+
+impl IsolationArg {
+    /// What it means to a pool.
+    pub(crate) fn isolation(self) -> Result<Isolation> {
+        match self {
+            Self::None => Ok(Isolation::None),
+            Self::Process => Ok(Isolation::Process(WorkerProgram {
+                path: own_program()?,
+                args: vec![COMMAND.to_owned()],
+                environment: ENVIRONMENT
+                    .into_iter()
+                    .filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?)))
+                    .collect(),
+            })),
+        }
+    }
+}
+
+/// The file that this process runs, also once another one has taken its name.
+fn own_program() -> Result<PathBuf> {
+    let path = std::env::current_exe().context("cannot tell which program this is")?;
+    // A file that was replaced has a name that leads nowhere.
+    Ok(if path.exists() {
+        path
+    } else {
+        PathBuf::from("/proc/self/exe")
+    })
+}

@@ -1,0 +1,257 @@
+//! A worker process, from inside.
+
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use dormouse_jail::{Confinement, ResourceLimits};
+use dormouse_pager::ReadPages;
+use dormouse_snapshot::PAGE_BYTES;
+use dormouse_vmm::Host;
+
+use super::filters::{self, Kind};
+use super::link::ProcessDesk;
+use super::{Ask, Fault, Order, Reply, Report, wire};
+use crate::allowance::Allowance;
+use crate::cold;
+use crate::deploy;
+use crate::desk;
+use crate::error::Error;
+use crate::interrupters::Interrupters;
+use crate::loading::namer;
+use crate::template::{Backing, Plan, Template};
+use crate::warm::{self, WarmingRuns};
+
+/// The most descriptors that a worker can have: a function may have as many instances as that allows.
+const OPEN_FILES: u64 = 65_536;
+
+/// Where a worker asks what it cannot know.
+struct Front {
+    socket: Mutex<UnixStream>,
+    /// Held by who waits for a reply: one question at a time.
+    replies: Mutex<Receiver<(Reply, Vec<OwnedFd>)>>,
+}
+
+/// A worker process: confines itself, and then does what it is told through its socket, until that is
+/// closed. To be called by a process that does nothing else and has one thread.
+///
+/// # Errors
+/// Where the process was not started as a worker; where what it is told makes no sense.
+pub fn work() -> Result<(), Error> {
+    let failed = |e: Box<dyn std::error::Error + Send + Sync>| {
+        Error::internal("running as a worker process")(e)
+    };
+    let socket = dormouse_jail::socket().map_err(|e| failed(e.into()))?;
+    let ready = confine(&socket).map_err(Fault::from);
+    let is_ready = ready.is_ok();
+    let is_wanted = wire::send(&socket, &Report::Ready(ready), &[]).is_ok();
+    if !(is_ready && is_wanted) {
+        return Ok(());
+    }
+    follow(&socket).map_err(|e| failed(e.into()))
+}
+
+/// Opens what guests need, and gives up the right to open anything else. Tells what confines it.
+fn confine(socket: &UnixStream) -> Result<String, Error> {
+    let failed = |e| Error::internal("confining a worker process")(e);
+    let mut keep = Host::open_ahead()?;
+    keep.extend(dormouse_pager::open_ahead()?);
+    keep.push(socket.as_raw_fd());
+    let system_calls = filters::process().map_err(|e| failed(e.into()))?;
+    filters::compile_ahead().map_err(|e| failed(e.into()))?;
+    let layers = dormouse_jail::enter(&Confinement {
+        keep: &keep,
+        limits: ResourceLimits {
+            open_files: Some(OPEN_FILES),
+            ..ResourceLimits::default()
+        },
+        system_calls: &system_calls,
+    });
+    Ok(layers.map_err(|e| failed(e.into()))?.to_string())
+}
+
+/// Does what it is told until nobody is there to tell it anything.
+fn follow(socket: &UnixStream) -> io::Result<()> {
+    let (replies, asked) = mpsc::channel();
+    let front = Arc::new(Front {
+        socket: Mutex::new(socket.try_clone()?),
+        replies: Mutex::new(asked),
+    });
+    filters::apply(Kind::Front)?;
+    let template: Arc<OnceLock<Template>> = Arc::default();
+    while let Some((order, files)) = wire::receive::<Order>(socket)? {
+        obey(&front, &template, &replies, order, files)?;
+    }
+    // What runs ends with the process.
+    Ok(())
+}
+
+fn obey(
+    front: &Arc<Front>,
+    template: &Arc<OnceLock<Template>>,
+    replies: &Sender<(Reply, Vec<OwnedFd>)>,
+    order: Order,
+    files: Vec<OwnedFd>,
+) -> io::Result<()> {
+    let mut files = files.into_iter();
+    let mut file = || {
+        let next = files.next().map(File::from);
+        next.ok_or_else(|| io::Error::other("a file that an order is about did not come with it"))
+    };
+    match order {
+        Order::Reply(reply) => {
+            // Nobody asked, if it fails.
+            let _ = replies.send((reply, files.collect()));
+        }
+        Order::Template(plan) => {
+            let (front, template) = (Arc::clone(front), Arc::clone(template));
+            let memory = files.next().map(File::from);
+            job(move || {
+                let made = new_template(&front, plan, memory);
+                let made = made.map(|made| template.get_or_init(|| made).known());
+                front.report(&Report::Template(made.map_err(Fault::from)));
+            })?;
+        }
+        Order::Instance { number } => {
+            let (front, template) = (Arc::clone(front), Arc::clone(template));
+            let socket = files.next().map(UnixStream::from);
+            let name = template.get().map(|template| template.name().to_string());
+            thread(&name.unwrap_or_default(), move || {
+                if let (Some(template), Some(socket)) = (template.get(), socket) {
+                    let ask = front.coverer(Some(number));
+                    desk::serve(template, ask, &mut ProcessDesk::new(socket));
+                }
+            })?;
+        }
+        Order::Boot(config) => {
+            let (front, image, memory) = (Arc::clone(front), file()?, file()?);
+            job(move || {
+                let booted = content(image).and_then(|image| {
+                    deploy::boot(&image, &config, &Interrupters::default(), &memory)
+                });
+                front.report(&Report::Booted(booted.map_err(Fault::from)));
+            })?;
+        }
+        Order::Warm(plan, runs) => {
+            let (front, image, memory) = (Arc::clone(front), file()?, file()?);
+            let snapshot = files.next().map(File::from);
+            job(move || {
+                let warmed = warm(&front, plan, &runs, image, &memory, snapshot);
+                front.report(&Report::Warmed(warmed.map_err(Fault::from)));
+            })?;
+        }
+        Order::Cold(asked) => {
+            let (front, image) = (Arc::clone(front), file()?);
+            job(move || {
+                let cold = content(image).and_then(|image| {
+                    cold::answer_cold(&image, &asked, &Interrupters::default(), || ())
+                });
+                front.report(&Report::Cold(cold.map_err(Fault::from)));
+            })?;
+        }
+    }
+    Ok(())
+}
+
+fn warm(
+    front: &Arc<Front>,
+    plan: Arc<Plan>,
+    runs: &WarmingRuns,
+    image: File,
+    memory: &File,
+    snapshot: Option<File>,
+) -> Result<warm::WarmedClone, Error> {
+    let image = content(image)?;
+    let template = new_template(front, plan, snapshot)?;
+    // Where nobody wants it any more, the process is ended.
+    warm::warm_up(&template, &image, runs, &|| true, memory)
+}
+
+/// All of a file.
+fn content(mut file: File) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    let read = file.rewind().and_then(|()| file.read_to_end(&mut bytes));
+    read.map_err(|e| Error::internal("reading an image")(e.into()))?;
+    Ok(bytes)
+}
+
+fn new_template(
+    front: &Arc<Front>,
+    plan: Arc<Plan>,
+    memory: Option<File>,
+) -> Result<Template, Error> {
+    let backing = match memory {
+        Some(file) => Backing::File(Arc::new(file)),
+        None => Backing::Read(front.reader()),
+    };
+    let asked = Arc::clone(front);
+    let namer = namer(plan.state.vm.load_address(), move || asked.image());
+    let staged = front.coverer(None);
+    Template::new(plan, backing, namer, staged, Interrupters::default())
+}
+
+/// Does something on a thread that may run guests.
+fn job(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    thread("job", work)
+}
+
+fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    std::thread::Builder::new()
+        .name(format!("vcpu {name}"))
+        .spawn(move || match filters::apply(Kind::Vcpu) {
+            Ok(()) => work(),
+            Err(error) => tracing::error!(%error, "a thread could not be confined"),
+        })?;
+    Ok(())
+}
+
+impl Front {
+    fn report(&self, report: &Report) {
+        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = wire::send(&socket, report, &[]) {
+            tracing::debug!(%error, "nobody listens to a worker");
+        }
+    }
+
+    /// Nothing where the front is gone.
+    fn ask(&self, ask: Ask) -> Option<(Reply, Vec<OwnedFd>)> {
+        let replies = self.replies.lock().unwrap_or_else(PoisonError::into_inner);
+        self.report(&Report::Ask(ask));
+        replies.recv().ok()
+    }
+
+    fn coverer(self: &Arc<Self>, instance: Option<u64>) -> Allowance {
+        let front = Arc::clone(self);
+        Allowance::new(Box::new(move |bytes| {
+            match front.ask(Ask::Cover { instance, bytes }) {
+                Some((Reply::Covered(granted_bytes), _)) => granted_bytes,
+                _ => 0,
+            }
+        }))
+    }
+
+    fn image(&self) -> Option<Vec<u8>> {
+        let (_, files) = self.ask(Ask::Image)?;
+        content(files.into_iter().next()?.into()).ok()
+    }
+
+    fn reader(self: &Arc<Self>) -> Arc<ReadPages> {
+        let front = Arc::clone(self);
+        Arc::new(move |first: u64, buffer: &mut [u8]| {
+            let count = (buffer.len() / PAGE_BYTES) as u64;
+            let pages = match front.ask(Ask::Pages { first, count }) {
+                Some((Reply::Pages(pages), _)) => pages,
+                _ => Err("there is nobody to read it".to_owned()),
+            };
+            let pages = pages.map_err(io::Error::other)?;
+            if pages.len() != buffer.len() {
+                return Err(io::Error::other("other pages were read than asked for"));
+            }
+            buffer.copy_from_slice(&pages);
+            Ok(())
+        })
+    }
+}

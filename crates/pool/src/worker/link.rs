@@ -1,0 +1,166 @@
+//! How the two sides of an instance tell each other things: through channels within a process, through a
+//! socket between two.
+
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+
+use super::wire;
+use crate::desk::Desk;
+use crate::instance::{Said, Told};
+
+/// The front's side.
+pub(crate) enum Link {
+    Thread {
+        to: mpsc::Sender<Told>,
+        from: UnboundedReceiver<Said>,
+    },
+    Process {
+        stream: tokio::net::UnixStream,
+        came: BytesMut,
+    },
+}
+
+/// The instance's side, within a process.
+pub(crate) struct ThreadDesk {
+    from: mpsc::Receiver<Told>,
+    to: UnboundedSender<Said>,
+}
+
+/// The instance's side, in a worker process.
+pub(super) struct ProcessDesk(UnixStream);
+
+/// A link within this process.
+pub(crate) fn within() -> (Link, ThreadDesk) {
+    let (to, inbox) = mpsc::channel();
+    let (outbox, from) = tokio::sync::mpsc::unbounded_channel();
+    let desk = ThreadDesk {
+        from: inbox,
+        to: outbox,
+    };
+    (Link::Thread { to, from }, desk)
+}
+
+/// A link to another process, which is to be given the second end. Only where there is a runtime.
+pub(super) fn between() -> std::io::Result<(Link, UnixStream)> {
+    let (here, there) = UnixStream::pair()?;
+    here.set_nonblocking(true)?;
+    let stream = tokio::net::UnixStream::from_std(here)?;
+    let came = BytesMut::new();
+    Ok((Link::Process { stream, came }, there))
+}
+
+impl Link {
+    /// Tells the instance something, and waits for what it says to that. Nothing where it is gone.
+    pub(crate) async fn ask(&mut self, told: Told) -> Option<Said> {
+        match self {
+            Self::Thread { to, .. } => to.send(told).ok()?,
+            Self::Process { stream, .. } => {
+                let bytes = wire::encode(&told).ok()?;
+                stream.write_all(&bytes).await.ok()?;
+            }
+        }
+        self.hear().await
+    }
+
+    /// Waits for what the instance says. Nothing where it is gone, or says nothing that makes sense.
+    pub(crate) async fn hear(&mut self) -> Option<Said> {
+        match self {
+            Self::Thread { from, .. } => from.recv().await,
+            Self::Process { stream, came } => loop {
+                if let Some(said) = wire::take(came).ok()? {
+                    return Some(said);
+                }
+                // Nothing is kept of the large answer before.
+                if came.is_empty() {
+                    *came = BytesMut::with_capacity(4096);
+                }
+                if stream.read_buf(came).await.ok()? == 0 {
+                    return None;
+                }
+            },
+        }
+    }
+
+    /// Tells an idle instance something, without waiting. False where that cannot be done.
+    pub(crate) fn tell_soon(&self, told: Told) -> bool {
+        match self {
+            Self::Thread { to, .. } => to.send(told).is_ok(),
+            Self::Process { stream, .. } => {
+                let Ok(bytes) = wire::encode(&told) else {
+                    return false;
+                };
+                // There is room for it in the socket of one that waits.
+                matches!(stream.try_write(&bytes), Ok(sent) if sent == bytes.len())
+            }
+        }
+    }
+
+    /// Whether anybody is at the other end of an idle instance's link.
+    pub(crate) fn is_open(&self) -> bool {
+        match self {
+            Self::Thread { from, .. } => !from.is_closed(),
+            Self::Process { stream, .. } => {
+                let mut byte = [0];
+                // It has nothing to say unasked: what can be read is its end, or nonsense.
+                let read = stream.try_read(&mut byte);
+                matches!(read, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+            }
+        }
+    }
+
+    /// Whether it leads into another process.
+    pub(crate) fn is_to_a_process(&self) -> bool {
+        matches!(self, Self::Process { .. })
+    }
+
+    /// Lets the instance end, and waits until it has.
+    pub(crate) async fn end(mut self) {
+        match &mut self {
+            Self::Thread { to, .. } => {
+                let (nobody, _) = mpsc::channel();
+                *to = nobody;
+            }
+            Self::Process { stream, .. } => {
+                // An error says that it has ended.
+                let _ = stream.shutdown().await;
+            }
+        }
+        while self.hear().await.is_some() {}
+    }
+}
+
+impl Desk for ThreadDesk {
+    fn next(&mut self) -> Option<Told> {
+        self.from.recv().ok()
+    }
+
+    fn say(&mut self, said: Said) {
+        // Nobody listens to an instance whose request nobody waits for any more.
+        let _ = self.to.send(said);
+    }
+}
+
+impl ProcessDesk {
+    pub(super) fn new(socket: UnixStream) -> Self {
+        Self(socket)
+    }
+}
+
+impl Desk for ProcessDesk {
+    fn next(&mut self) -> Option<Told> {
+        let (told, _) = wire::receive(&self.0).ok()??;
+        Some(told)
+    }
+
+    fn say(&mut self, said: Said) {
+        let sent = wire::encode(&said).and_then(|bytes| self.0.write_all(&bytes));
+        if let Err(error) = sent {
+            tracing::debug!(%error, "nobody listens to an instance");
+        }
+    }
+}

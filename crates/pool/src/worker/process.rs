@@ -1,0 +1,292 @@
+//! One worker process, seen from the front.
+
+use std::os::fd::BorrowedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use dormouse_jail::{GroupLimits, Jailed, Program};
+use dormouse_snapshot::PAGE_BYTES;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::keeper::Accounts;
+use super::{Ask, Order, Reply, Report, WorkerProgram, file_of, wire};
+use crate::error::Error;
+use crate::loading::Pages;
+
+/// How long a worker may take until it is ready.
+const READY: Duration = Duration::from_secs(30);
+/// How often it is asked whether anybody still waits for what a worker does.
+const ASK_EVERY: Duration = Duration::from_millis(200);
+/// The most pages that a worker can ask for at once.
+const MAX_PAGES: u64 = 4096;
+
+/// What a worker takes beside its guests' memory, at most: images, tables, answers on their way.
+const BESIDE_GUESTS_BYTES: u64 = 512 << 20;
+/// The most threads of a worker: two for each instance of a function with the highest concurrency.
+const MAX_THREADS: u64 = 10_000;
+
+/// A worker process. Dropping it ends it.
+#[derive(Debug)]
+pub(crate) struct Process {
+    jailed: Jailed,
+    reading: UnixStream,
+    writing: Mutex<UnixStream>,
+    was_stopped: AtomicBool,
+}
+
+/// Workers that are ready and have nothing to do yet.
+#[derive(Debug)]
+pub(crate) struct Spares {
+    program: Program,
+    limits: GroupLimits,
+    ahead: bool,
+    /// One that was started ahead.
+    next: Mutex<Option<Arc<Process>>>,
+}
+
+/// What a worker can be helped with.
+#[derive(Default)]
+pub(super) struct Help {
+    pub(super) pages: Option<Pages>,
+    /// The image, once it is needed.
+    pub(super) image: Option<Box<dyn Fn() -> Option<Vec<u8>> + Send + Sync>>,
+    pub(super) accounts: Arc<Accounts>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What these mutexes guard is consistent between any two statements.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn failed(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::internal("starting a worker process")(error.into())
+}
+
+impl Spares {
+    /// Starts one `ahead` of each use, or does not. `budget_bytes` is what all instances may hold
+    /// together, and so what one worker may.
+    pub(super) fn new(program: &WorkerProgram, ahead: bool, budget_bytes: u64) -> Arc<Self> {
+        let environment = program.environment.iter();
+        let spares = Arc::new(Self {
+            program: Program {
+                path: program.path.clone(),
+                args: program.args.iter().map(Into::into).collect(),
+                environment: environment
+                    .map(|(name, value)| (name.into(), value.into()))
+                    .collect(),
+            },
+            limits: GroupLimits {
+                memory_bytes: Some(budget_bytes.saturating_add(BESIDE_GUESTS_BYTES)),
+                threads: Some(MAX_THREADS),
+            },
+            ahead,
+            next: Mutex::new(None),
+        });
+        spares.start_ahead();
+        spares
+    }
+
+    /// A worker that is ready. Blocks until it is, where none was started ahead.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] where it cannot be started, [`Error::Host`] where it cannot have KVM or
+    /// userfaultfd.
+    pub(super) fn take(self: &Arc<Self>) -> Result<Arc<Process>, Error> {
+        let spare = lock(&self.next).take();
+        let process = match spare {
+            Some(process) => process,
+            None => Process::start(self)?,
+        };
+        self.start_ahead();
+        process.wait_until_ready()?;
+        Ok(process)
+    }
+
+    /// Starts one more, if none is there, without waiting for it.
+    fn start_ahead(self: &Arc<Self>) {
+        if !self.ahead {
+            return;
+        }
+        let spares = Arc::downgrade(self);
+        let starting = std::thread::Builder::new()
+            .name("worker start".to_owned())
+            .spawn(move || {
+                let Some(spares) = spares.upgrade() else {
+                    return;
+                };
+                // Held all along, so that not two are started.
+                let mut next = lock(&spares.next);
+                if next.is_none() {
+                    match Process::start(&spares) {
+                        Ok(process) => *next = Some(process),
+                        Err(error) => tracing::warn!(%error, "no worker was started ahead"),
+                    }
+                }
+            });
+        if let Err(error) = starting {
+            tracing::warn!(%error, "no worker is started ahead");
+        }
+    }
+}
+
+impl Process {
+    fn start(spares: &Spares) -> Result<Arc<Self>, Error> {
+        let mut jailed = dormouse_jail::spawn(&spares.program).map_err(failed)?;
+        if let Err(error) = jailed.limit(&spares.limits) {
+            tracing::debug!(%error, "a worker has no control group of its own");
+        }
+        let reading = jailed.take_socket().ok_or_else(|| Error::Internal {
+            operation: "starting a worker process",
+            reason: "it has no socket".to_owned(),
+        })?;
+        let writing = Mutex::new(reading.try_clone().map_err(failed)?);
+        Ok(Arc::new(Self {
+            jailed,
+            reading,
+            writing,
+            was_stopped: AtomicBool::new(false),
+        }))
+    }
+
+    fn wait_until_ready(&self) -> Result<(), Error> {
+        match self.converse(&Help::default(), Some(READY), &|| true)? {
+            Report::Ready(layers) => {
+                tracing::debug!(
+                    pid = self.jailed.pid(),
+                    layers = layers?,
+                    "a worker is ready"
+                );
+                Ok(())
+            }
+            other => Err(self.nonsense(&other)),
+        }
+    }
+
+    /// Tells the worker something.
+    ///
+    /// # Errors
+    /// [`Error::WorkerLost`] where it is gone.
+    pub(super) fn send(&self, order: &Order, files: &[BorrowedFd<'_>]) -> Result<(), Error> {
+        let sent = wire::send(&lock(&self.writing), order, files);
+        sent.map_err(|error| self.lost(&error))
+    }
+
+    /// Answers what the worker asks until it says something else. Nobody else may listen to it. Where it
+    /// takes longer than `limit`, or nobody wants it any more, the worker is ended.
+    ///
+    /// # Errors
+    /// [`Error::Draining`] where it was stopped, [`Error::WorkerLost`] where it ended otherwise.
+    pub(super) fn converse(
+        &self,
+        help: &Help,
+        limit: Option<Duration>,
+        is_wanted: &dyn Fn() -> bool,
+    ) -> Result<Report, Error> {
+        let begun = Instant::now();
+        loop {
+            let mut watched = [PollFd::new(&self.reading, PollFlags::IN)];
+            let timeout = Timespec::try_from(ASK_EVERY).ok();
+            if matches!(poll(&mut watched, timeout.as_ref()), Ok(0)) {
+                let is_late = limit.is_some_and(|limit| begun.elapsed() > limit);
+                if is_late || !is_wanted() {
+                    self.end();
+                    return Err(self.lost(&"it took too long"));
+                }
+                continue;
+            }
+            match wire::receive(&self.reading) {
+                Ok(Some((Report::Ask(ask), _))) => self.help(help, &ask)?,
+                Ok(Some((report, _))) => return Ok(report),
+                Ok(None) => return Err(self.ended()),
+                Err(error) => {
+                    self.end();
+                    return Err(self.lost(&error));
+                }
+            }
+        }
+    }
+
+    fn help(&self, help: &Help, ask: &Ask) -> Result<(), Error> {
+        let mut file = None;
+        let reply = match *ask {
+            Ask::Cover { instance, bytes } => Reply::Covered(help.accounts.cover(instance, bytes)),
+            Ask::Image => {
+                let image = help.image.as_ref().and_then(|image| image());
+                file = image.and_then(|image| file_of(&image).ok());
+                Reply::Image
+            }
+            Ask::Pages { first, count } => {
+                let mut bytes = vec![0; count.min(MAX_PAGES) as usize * PAGE_BYTES];
+                Reply::Pages(match &help.pages {
+                    Some(pages) => match pages.reader()(first, &mut bytes) {
+                        Ok(()) => Ok(bytes),
+                        Err(error) => Err(error.to_string()),
+                    },
+                    None => Err("there are none".to_owned()),
+                })
+            }
+        };
+        let files: Vec<_> = file.iter().map(std::os::fd::AsFd::as_fd).collect();
+        self.send(&Order::Reply(reply), &files)
+    }
+
+    /// Stops what the worker does, from any thread, whenever that is.
+    pub(super) fn stopper(self: &Arc<Self>) -> impl Fn() + Send + 'static {
+        let process: Weak<Self> = Arc::downgrade(self);
+        move || {
+            if let Some(process) = process.upgrade() {
+                process.was_stopped.store(true, Ordering::Relaxed);
+                process.end();
+            }
+        }
+    }
+
+    /// Whether it was stopped by its own pool.
+    pub(super) fn was_stopped(&self) -> bool {
+        self.was_stopped.load(Ordering::Relaxed)
+    }
+
+    /// Ends the worker.
+    pub(super) fn end(&self) {
+        // Whoever listens to it learns of it at once.
+        let _ = self.reading.shutdown(std::net::Shutdown::Both);
+        if let Err(error) = self.jailed.kill() {
+            tracing::warn!(%error, "a worker process cannot be ended");
+        }
+    }
+
+    /// What to say of a worker that ended by itself.
+    fn ended(&self) -> Error {
+        const SOON: Duration = Duration::from_secs(1);
+        match self.jailed.wait_timeout(SOON) {
+            Ok(Some(ending)) => self.lost(&ending),
+            Ok(None) => self.lost(&"it closed its socket"),
+            Err(error) => self.lost(&error),
+        }
+    }
+
+    fn lost(&self, how: &dyn std::fmt::Display) -> Error {
+        if self.was_stopped() {
+            return Error::Draining;
+        }
+        Error::WorkerLost {
+            how: how.to_string(),
+        }
+    }
+
+    /// What to say of a worker that says what it should not.
+    pub(super) fn nonsense(&self, report: &Report) -> Error {
+        self.end();
+        let what = match report {
+            Report::Ready(_) => "ready",
+            Report::Ask(_) => "a question",
+            Report::Template(_) => "template",
+            Report::Booted(_) => "booted",
+            Report::Warmed(_) => "warmed",
+            Report::Cold(_) => "cold",
+        };
+        self.lost(&format!("it said {what:?} where that makes no sense"))
+    }
+}
