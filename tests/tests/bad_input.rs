@@ -245,6 +245,9 @@ fn impossible_options_are_refused() {
         ("init_timeout_ms=99999999999", "init_timeout_ms"),
         ("concurrency=0", "concurrency"),
         ("concurrency=100000", "concurrency"),
+        ("layouts=0", "layouts"),
+        ("layouts=17", "layouts"),
+        ("layouts=2&base=0x11200000", "layouts"),
         ("env=NOVALUE", "env"),
         ("config=%5B", "config"),
     ] {

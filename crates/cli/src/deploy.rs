@@ -9,7 +9,7 @@ use bytes::Bytes;
 use clap::Args;
 use dormouse_pool::{FunctionConfig, Paging};
 use dormouse_server::{bytes_from_text, config_from_options, query_from_config};
-use dormouse_snapshot::Compression;
+use dormouse_snapshot::{Compression, Layout};
 use serde_json::Value;
 
 use crate::api::{Api, Place, function_path};
@@ -49,6 +49,14 @@ pub(crate) struct DeployOptions {
     /// How many invocations may run at once
     #[arg(long, value_name = "NUMBER", default_value_t = 8)]
     concurrency: usize,
+
+    /// Boot and snapshot it so often, each time at another base, and let requests take turns between
+    /// these snapshots; each takes memory as a function of its own does
+    #[arg(
+        long, value_name = "NUMBER", default_value_t = 1, conflicts_with = "base",
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(Layout::MOST))
+    )]
+    layouts: u32,
 
     /// How clones get their memory: lazy, working-set, staged, map or eager [default: what was found
     /// by `dormouse snapshot tune`, or working-set]
@@ -123,6 +131,7 @@ pub(crate) async fn publish(
         timeout_ms: millis(options.timeout),
         init_timeout_ms: millis(options.init_timeout),
         concurrency: options.concurrency,
+        layouts: options.layouts,
         paging: options.paging,
         compression: options.compress,
         ..options.guest.config(&options.args)?

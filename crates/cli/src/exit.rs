@@ -48,7 +48,8 @@ impl Exit {
                     | Store::InvalidId { .. }
                     | Store::InvalidTag { .. }
                     | Store::Tagged { .. }
-                    | Store::HasLayers { .. },
+                    | Store::HasLayers { .. }
+                    | Store::OneLayout { .. },
                 ) => return Self::Usage,
                 Some(
                     Store::UnknownFunction { .. }

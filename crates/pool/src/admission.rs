@@ -12,6 +12,7 @@ use crate::budget::Charge;
 use crate::cold::ColdStart;
 use crate::error::Error;
 use crate::function::Function;
+use crate::group::{Group, Hold, Taken};
 use crate::instance::{Instance, Order, Permits};
 use crate::mailbox::Encoded;
 use crate::message::{Outcome, Preparation, Request, Start};
@@ -20,6 +21,7 @@ use crate::pool::Pool;
 /// The right to invoke a function once, with the instance to do it.
 pub struct Lease {
     function: Arc<Function>,
+    _hold: Hold,
     by: By,
     start: Start,
     preparation: Preparation,
@@ -69,16 +71,20 @@ impl Pool {
             Start::First | Start::FirstUncached => None,
             _ => self.inner.functions.opened(&name),
         };
-        let (function, preparation) = match open {
-            Some(function) => (function, Preparation::default()),
+        let (group, preparation) = match open {
+            Some(group) => (group, Preparation::default()),
             None => self.open(&name, start).await?,
         };
-        function.refuse_while_resting()?;
-        let permits = self.wait_for_turn(&function).await?;
-        if let Err(damage) = function.check_undamaged() {
-            self.close_damaged(&function);
-            return Err(damage);
-        }
+        // What these two go by is the same for all members.
+        group.newest().refuse_while_resting()?;
+        let permits = self.wait_for_turn(group.newest()).await?;
+        let Taken { function, hold } = match group.take() {
+            Ok(taken) => taken,
+            Err(damage) => {
+                self.close_damaged(&group, &name);
+                return Err(damage);
+            }
+        };
         // Those before this one may have crashed meanwhile.
         let leave = function.enter()?;
         let (by, charge) = if start == Start::Cold {
@@ -92,6 +98,7 @@ impl Pool {
         };
         Ok(Lease {
             function,
+            _hold: hold,
             by,
             start,
             preparation,
@@ -105,11 +112,11 @@ impl Pool {
     /// Closes a function whose snapshot was found to be damaged, so that later requests open what is
     /// stored then, and nobody is in the way of its removal. Where its gate is held, whoever holds it
     /// or the next request does it.
-    fn close_damaged(&self, function: &Arc<Function>) {
-        let slot = self.inner.functions.slot(function.name());
+    fn close_damaged(&self, group: &Arc<Group>, name: &FunctionName) {
+        let slot = self.inner.functions.slot(name);
         if let Ok(_gate) = slot.gate.try_lock() {
             let open = slot.opened();
-            if open.is_some_and(|open| Arc::ptr_eq(&open, function)) {
+            if open.is_some_and(|open| Arc::ptr_eq(&open, group)) {
                 slot.set(None);
             }
         };

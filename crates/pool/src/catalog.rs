@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use dormouse_snapshot::FunctionName;
 
 use crate::error::Error;
-use crate::function::Function;
+use crate::group::Group;
 
 /// The functions that were used, by name.
 #[derive(Default)]
@@ -23,13 +23,13 @@ pub(crate) struct Catalog {
 pub(crate) struct Slot {
     /// Held by who opens, publishes or removes the function.
     pub(crate) gate: tokio::sync::Mutex<()>,
-    open: RwLock<Option<Arc<Function>>>,
+    open: RwLock<Option<Arc<Group>>>,
     waiting: AtomicUsize,
 }
 
 impl Catalog {
     /// The function, if it is open.
-    pub(crate) fn opened(&self, name: &FunctionName) -> Option<Arc<Function>> {
+    pub(crate) fn opened(&self, name: &FunctionName) -> Option<Arc<Group>> {
         let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
         slots.get(name)?.opened()
     }
@@ -41,7 +41,7 @@ impl Catalog {
     }
 
     /// All open functions, by name.
-    pub(crate) fn all(&self) -> Vec<(FunctionName, Arc<Function>)> {
+    pub(crate) fn all(&self) -> Vec<(FunctionName, Arc<Group>)> {
         let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
         let open = slots
             .iter()
@@ -62,7 +62,7 @@ impl Catalog {
 
 impl Slot {
     /// The function, if it is open.
-    pub(crate) fn opened(&self) -> Option<Arc<Function>> {
+    pub(crate) fn opened(&self) -> Option<Arc<Group>> {
         self.open
             .read()
             .unwrap_or_else(PoisonError::into_inner)
@@ -70,8 +70,8 @@ impl Slot {
     }
 
     /// Opens or closes the function. Only for the holder of the gate.
-    pub(crate) fn set(&self, function: Option<Arc<Function>>) {
-        *self.open.write().unwrap_or_else(PoisonError::into_inner) = function;
+    pub(crate) fn set(&self, group: Option<Arc<Group>>) {
+        *self.open.write().unwrap_or_else(PoisonError::into_inner) = group;
     }
 
     /// Counts one who waits for the function to be opened, up to `limit`.

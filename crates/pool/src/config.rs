@@ -2,13 +2,17 @@
 
 use std::time::Duration;
 
-use dormouse_snapshot::{Compression, Manifest};
+use dormouse_snapshot::{Compression, Layout, Manifest};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::error::Error;
 use crate::paging::Paging;
 use crate::verify::Verify;
 use crate::worker::Isolation;
+
+/// The name of [`FunctionConfig::layouts`].
+const LAYOUTS: &str = "layouts";
 
 /// Limits of a whole pool.
 #[derive(Debug, Clone)]
@@ -78,6 +82,9 @@ pub struct FunctionConfig {
     pub compression: Compression,
     /// Guest-physical base address, a multiple of 2 MiB; random where it is not set.
     pub base: Option<u64>,
+    /// How many snapshots the function has, each booted at a base of its own; its requests take turns
+    /// between them. From 1 to 16; each has its memory, its instances and its working set.
+    pub layouts: u32,
     /// Arguments of the function's `main`, without the program name.
     pub args: Vec<String>,
     /// Environment of the function.
@@ -95,6 +102,7 @@ impl FunctionConfig {
             ("timeout_ms", self.timeout_ms, DAY_MS),
             ("init_timeout_ms", self.init_timeout_ms, DAY_MS),
             ("concurrency", self.concurrency as u64, 4096),
+            (LAYOUTS, u64::from(self.layouts), u64::from(Layout::MOST)),
         ];
         for (option, value, limit) in options {
             if !(1..=limit).contains(&value) {
@@ -104,6 +112,13 @@ impl FunctionConfig {
                     reason: format!("it must be from 1 to {limit}"),
                 });
             }
+        }
+        if self.layouts > 1 && self.base.is_some() {
+            return Err(Error::BadOption {
+                option: LAYOUTS,
+                value: self.layouts.to_string(),
+                reason: "at a base that is given there is one; leave the base out".to_owned(),
+            });
         }
         Ok(())
     }
@@ -118,13 +133,46 @@ impl FunctionConfig {
         } == *stored
     }
 
+    /// The same for one layout, that at `base`.
+    pub(crate) fn at(&self, base: u64) -> Self {
+        Self {
+            base: Some(base),
+            layouts: 1,
+            ..self.clone()
+        }
+    }
+
+    /// What a snapshot's manifest has of the configuration, and of its layout where there are several.
+    ///
+    /// # Errors
+    /// [`Error::Internal`].
+    pub(crate) fn to_stored(&self, layout: Option<&Layout>) -> Result<Value, Error> {
+        let failed = |e: serde_json::Error| Error::internal("storing the configuration")(e.into());
+        let mut stored = serde_json::to_value(self).map_err(failed)?;
+        if let Value::Object(members) = &mut stored {
+            if self.layouts == 1 {
+                // A build that knows no layouts reads what has none.
+                members.remove(LAYOUTS);
+            }
+            if let Some(layout) = layout {
+                let layout = serde_json::to_value(layout).map_err(failed)?;
+                members.insert(Layout::MEMBER.to_owned(), layout);
+            }
+        }
+        Ok(stored)
+    }
+
     /// The configuration that a snapshot was made with; checked as a user's is, since files lie.
     ///
     /// # Errors
     /// [`Error::Internal`] where it is none.
     pub(crate) fn stored(manifest: &Manifest) -> Result<Self, Error> {
         let unusable = Error::internal("reading the function's stored configuration");
-        let config: Self = match serde_json::from_value(manifest.config.clone()) {
+        let mut config = manifest.config.clone();
+        if let Value::Object(members) = &mut config {
+            members.remove(Layout::MEMBER);
+        }
+        let config: Self = match serde_json::from_value(config) {
             Ok(config) => config,
             Err(error) => return Err(unusable(error.into())),
         };
@@ -145,6 +193,7 @@ impl Default for FunctionConfig {
             paging: None,
             compression: Compression::None,
             base: None,
+            layouts: 1,
             args: Vec::new(),
             env: Vec::new(),
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dormouse_abi::ABI_VERSION;
-use dormouse_snapshot::{FunctionName, SnapshotId, Store};
+use dormouse_snapshot::{FunctionName, Layout, SnapshotId, Store};
 use dormouse_vmm::{CrashKind, GuestImage, MachineConfig, Placement, Shell, Stop, Vm, VmState};
 use serde::{Deserialize, Serialize};
 
@@ -119,8 +119,8 @@ pub(crate) fn boot(
     Ok((saved, boot_us))
 }
 
-/// Boots `file`, waits until it is ready, and publishes its snapshot. Blocks for as long as that
-/// takes.
+/// Boots `file`, waits until it is ready, and publishes its snapshot; where it is one of several
+/// layouts, booted at that base. Blocks for as long as that takes.
 ///
 /// # Errors
 /// As [`boot`]; [`Error::Store`].
@@ -129,13 +129,16 @@ pub(crate) fn boot_and_publish(
     name: &FunctionName,
     file: &[u8],
     config: &FunctionConfig,
+    placed: Option<(u64, &Layout)>,
     shared: &Shared,
 ) -> Result<Published, Error> {
     let begun = Instant::now();
     let memory = memory_file("dormouse-booted")?;
-    let booted = shared.workers.boot(file, config, &shared.guests, &memory)?;
-    let (saved, boot_us) = booted;
-    let id = saved.publish(store, name, config, file, &memory, None)?;
+    let here = placed.map(|(base, _)| config.at(base));
+    let here = here.as_ref().unwrap_or(config);
+    let (saved, boot_us) = shared.workers.boot(file, here, &shared.guests, &memory)?;
+    let stored = (config, placed.map(|(_, layout)| layout));
+    let id = saved.publish(store, name, stored, file, &memory, None)?;
     Ok(Published {
         id,
         boot_us,

@@ -77,7 +77,8 @@ fn allowance(charge: &SharedCharge) -> Allowance {
 }
 
 impl Function {
-    /// Makes a function of `snapshot`. Blocks while it reads the snapshot's memory, and while its
+    /// Makes a function of `snapshot`, whose requests are part of `traffic` where there is some
+    /// already. Blocks while it reads the snapshot's memory, and while its
     /// worker process gets ready, if it is to have one.
     ///
     /// # Errors
@@ -88,6 +89,7 @@ impl Function {
         snapshot: Snapshot<SavedFunction>,
         pool: &PoolConfig,
         shared: &Shared,
+        traffic: Option<&Arc<Traffic>>,
     ) -> Result<Arc<Self>, Error> {
         let loaded = Loaded::new(snapshot, pool, shared)?;
         let (home, known, following) = match &shared.workers {
@@ -117,7 +119,9 @@ impl Function {
             reference,
             store: store.clone(),
             manifest,
-            traffic: Arc::new(Traffic::new(config.concurrency)),
+            traffic: traffic
+                .cloned()
+                .unwrap_or_else(|| Arc::new(Traffic::new(config.concurrency))),
             config,
             shared: shared.clone(),
             _lease: lease,

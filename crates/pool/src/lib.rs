@@ -20,6 +20,7 @@ mod desk;
 mod engine;
 mod error;
 mod function;
+mod group;
 mod host_memory;
 mod ids;
 #[cfg(test)]
@@ -27,6 +28,7 @@ mod ids;
 mod images;
 mod instance;
 mod interrupters;
+mod layouts;
 mod learning;
 mod loading;
 mod machine;

@@ -12,11 +12,12 @@ use crate::budget::{self, Budget};
 use crate::catalog::{Catalog, Slot};
 use crate::config::{FunctionConfig, PoolConfig};
 use crate::damage::Damages;
-use crate::deploy::{self, elapsed_us};
+use crate::deploy::{Published, SavedFunction, elapsed_us};
 use crate::error::Error;
-use crate::function::Function;
+use crate::group::Group;
 use crate::host_memory::{self, HostMemory, Watch};
 use crate::interrupters::Interrupters;
+use crate::layouts;
 use crate::loading::Shared;
 use crate::message::{Preparation, Start};
 use crate::stats::{Deployed, FunctionInfo, FunctionStats, PoolStats};
@@ -123,7 +124,7 @@ impl Pool {
         let _gate = slot.gate.lock().await;
         // A snapshot that cannot be opened is made anew.
         let is_kept =
-            self.is_deployed(name, &image, &config).await? && self.load(name, &slot).await.is_ok();
+            self.is_deployed(name, &image, &config).await? && self.load_whole(name, &slot).await;
         let published = if is_kept {
             None
         } else {
@@ -142,7 +143,7 @@ impl Pool {
         })
     }
 
-    /// Whether the newest snapshot of `name` is of this image with this configuration, and whole.
+    /// Whether what `name` is served with is of this image with this configuration, and whole.
     async fn is_deployed(
         &self,
         name: &FunctionName,
@@ -152,7 +153,7 @@ impl Pool {
         let store = self.inner.store.clone();
         let (name, image, config) = (name.clone(), image.clone(), config.clone());
         blocking(move || {
-            let Ok(newest) = store.open_newest::<deploy::SavedFunction>(&name) else {
+            let Ok(newest) = store.open_newest::<SavedFunction>(&name) else {
                 return Ok(false);
             };
             let is_same = FunctionConfig::stored(&newest.manifest)
@@ -161,7 +162,8 @@ impl Pool {
             // would need the image.
             Ok(newest.manifest.image_digest == Digest::of(&image)
                 && is_same
-                && newest.image().is_ok())
+                && newest.image().is_ok()
+                && store.served(&name)?.len() == config.layouts as usize)
         })
         .await
     }
@@ -174,27 +176,27 @@ impl Pool {
         slot: &Slot,
         image: Bytes,
         config: FunctionConfig,
-    ) -> Result<deploy::Published, Error> {
+    ) -> Result<Published, Error> {
         let permit = self.inner.booting.acquire().await;
         let _permit = permit.map_err(|_| Error::Draining)?;
         self.refuse_when_draining()?;
         let _charge = self.memory_to_boot(name, config.memory_bytes).await?;
         let (store, function) = (self.inner.store.clone(), name.clone());
         let shared = self.shared();
-        let published =
-            blocking(move || deploy::boot_and_publish(&store, &function, &image, &config, &shared))
-                .await?;
+        let published = blocking(move || {
+            layouts::boot_and_publish(&store, &function, &image, &config, &shared)
+        })
+        .await?;
         // Requests that run on the old snapshot finish there.
         slot.set(None);
         tracing::info!(function = %name, snapshot = %published.id, boot_us = published.boot_us, "published");
         Ok(published)
     }
 
-    async fn open_newest(&self, name: &FunctionName) -> Result<Arc<Function>, Error> {
+    async fn open_newest(&self, name: &FunctionName) -> Result<Arc<Group>, Error> {
         let (store, config) = (self.inner.store.clone(), self.inner.config.clone());
         let (wanted, shared) = (name.clone(), self.shared());
-        blocking(move || Function::open(&store, store.open_newest(&wanted)?, &config, &shared))
-            .await
+        blocking(move || Group::open(&store, &wanted, &config, &shared)).await
     }
 
     /// What every function of this pool has a part in.
@@ -208,11 +210,7 @@ impl Pool {
     }
 
     /// Opens the newest snapshot, if the function is not open. For the holder of the gate.
-    pub(crate) async fn load(
-        &self,
-        name: &FunctionName,
-        slot: &Slot,
-    ) -> Result<Arc<Function>, Error> {
+    pub(crate) async fn load(&self, name: &FunctionName, slot: &Slot) -> Result<Arc<Group>, Error> {
         if let Some(function) = slot.opened() {
             if function.check_undamaged().is_ok() {
                 return Ok(function);
@@ -229,6 +227,15 @@ impl Pool {
         };
         slot.set(Some(Arc::clone(&function)));
         Ok(function)
+    }
+
+    /// The same, with all layouts. False where the function cannot be opened, or lacks one of them.
+    async fn load_whole(&self, name: &FunctionName, slot: &Slot) -> bool {
+        if slot.opened().is_some_and(|group| !group.is_whole()) {
+            slot.set(None);
+        }
+        let loaded = self.load(name, slot).await;
+        loaded.is_ok_and(|group| group.is_whole())
     }
 
     /// All functions of the store, by name. Those whose newest snapshot is damaged are left out and
@@ -277,22 +284,22 @@ impl Pool {
             .inner
             .functions
             .opened(&manifest.function)
-            .filter(|open| open.manifest().id == manifest.id);
+            .filter(|open| open.is_of(manifest.id));
         let known = open
             .as_ref()
-            .map_or_else(Known::default, |open| open.known());
+            .map_or_else(Known::default, |open| open.newest().known());
         FunctionInfo {
             name: manifest.function.to_string(),
             snapshot: manifest.id.to_string(),
             created_unix_ms: manifest.created_unix_ms,
             image_digest: manifest.image_digest.to_string(),
             image_bytes: manifest.image_bytes,
-            config: serde_json::from_value(manifest.config.clone()).unwrap_or_default(),
+            config: FunctionConfig::stored(manifest).unwrap_or_default(),
             memory_bytes: manifest.memory_bytes,
             data_bytes: manifest.data_pages * dormouse_snapshot::PAGE_BYTES as u64,
             working_set_pages: known.working_set_pages,
             working_set_drift: known.drift,
-            stats: open.map_or_else(FunctionStats::default, |open| open.traffic.stats()),
+            stats: open.map_or_else(FunctionStats::default, |open| open.newest().traffic.stats()),
         }
     }
 
@@ -321,7 +328,7 @@ impl Pool {
         &self,
         name: &FunctionName,
         start: Start,
-    ) -> Result<(Arc<Function>, Preparation), Error> {
+    ) -> Result<(Arc<Group>, Preparation), Error> {
         self.must_be_stored(name).await?;
         let slot = self.inner.functions.slot(name);
         let config = &self.inner.config;
@@ -389,10 +396,10 @@ impl Pool {
 
     /// Makes a new snapshot from the image that is stored with the old one. For the holder of the
     /// gate.
-    async fn reboot(&self, name: &FunctionName, slot: &Slot) -> Result<deploy::Published, Error> {
+    async fn reboot(&self, name: &FunctionName, slot: &Slot) -> Result<Published, Error> {
         let (store, wanted) = (self.inner.store.clone(), name.clone());
         let (image, config) = blocking(move || {
-            let snapshot = store.open_newest::<deploy::SavedFunction>(&wanted)?;
+            let snapshot = store.open_newest::<SavedFunction>(&wanted)?;
             let config = FunctionConfig::stored(&snapshot.manifest)?;
             Ok((Bytes::from(snapshot.image()?), config))
         })
@@ -444,7 +451,7 @@ impl Pool {
         let functions = self.inner.functions.all();
         let stats: Vec<_> = functions
             .iter()
-            .map(|(name, function)| (name.to_string(), function.traffic.stats()))
+            .map(|(name, function)| (name.to_string(), function.newest().traffic.stats()))
             .collect();
         PoolStats {
             running: stats.iter().map(|(_, stats)| stats.running).sum(),

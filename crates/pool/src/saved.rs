@@ -4,7 +4,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
-use dormouse_snapshot::{Draft, FunctionName, MemoryDraft, SnapshotId, SnapshotRef, Store};
+use dormouse_snapshot::{Draft, FunctionName, Layout, MemoryDraft, SnapshotId, SnapshotRef, Store};
 use dormouse_vmm::GuestRam;
 use dormouse_vmm::layout::PAGE_BYTES;
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -65,7 +65,8 @@ impl Saved {
         })
     }
 
-    /// Publishes it as the newest snapshot of `name`.
+    /// Publishes it as the newest snapshot of `name`, with its configuration, and its layout where there
+    /// are several.
     ///
     /// # Errors
     /// [`Error::Store`]; nothing is published then.
@@ -73,7 +74,7 @@ impl Saved {
         &self,
         store: &Store,
         name: &FunctionName,
-        config: &FunctionConfig,
+        (config, layout): (&FunctionConfig, Option<&Layout>),
         image: &[u8],
         memory: &File,
         parent: Option<SnapshotRef>,
@@ -85,8 +86,7 @@ impl Saved {
         let draft = Draft {
             created_unix_ms: dormouse_vmm::real_time_unix_ns() / 1_000_000,
             host: format!("{} {}", profile.vendor, profile.kvm_flavour),
-            config: serde_json::to_value(config)
-                .map_err(|e| Error::internal("storing the configuration")(e.into()))?,
+            config: config.to_stored(layout)?,
             state: &self.state,
             memory: MemoryDraft {
                 pages: self.pages,

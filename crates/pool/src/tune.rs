@@ -12,6 +12,7 @@ use crate::config::FunctionConfig;
 use crate::deploy::{SavedFunction, whole_us};
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::layouts;
 use crate::message::Request;
 use crate::paging::Paging;
 
@@ -143,6 +144,7 @@ pub fn tune(
 /// A layer stays one on the same parent, unless that is gone.
 ///
 /// # Errors
+/// [`Error::BadOption`] where the snapshot is one of several layouts, all of which page alike;
 /// [`Error::UnknownFunction`], [`Error::Store`].
 pub fn set_paging(store: &Store, name: &str, paging: Paging) -> Result<SnapshotId, Error> {
     let name = FunctionName::new(name)?;
@@ -151,6 +153,7 @@ pub fn set_paging(store: &Store, name: &str, paging: Paging) -> Result<SnapshotI
     if config.paging == Some(paging) {
         return Ok(snapshot.id);
     }
+    layouts::refuse(&snapshot.manifest, "set its paging")?;
     config.paging = Some(paging);
     let memory = &snapshot.memory;
     let mut read = |first_page: u64, buffer: &mut [u8]| {
@@ -164,8 +167,7 @@ pub fn set_paging(store: &Store, name: &str, paging: Paging) -> Result<SnapshotI
     let draft = Draft {
         created_unix_ms: snapshot.manifest.created_unix_ms,
         host: snapshot.manifest.host.clone(),
-        config: serde_json::to_value(&config)
-            .map_err(|e| Error::internal("storing the configuration")(e.into()))?,
+        config: config.to_stored(None)?,
         state: &snapshot.state,
         memory: MemoryDraft {
             pages: memory.pages(),

@@ -26,6 +26,7 @@ use crate::deploy::{SavedFunction, elapsed_us};
 use crate::error::Error;
 use crate::ids::Ids;
 use crate::interrupters::Registered;
+use crate::layouts;
 use crate::loading::{Loaded, Shared};
 use crate::machine::answer;
 use crate::mailbox::Encoded;
@@ -111,8 +112,8 @@ impl Pool {
     /// becomes part of the snapshot and so of every clone: warm with nothing secret.
     ///
     /// # Errors
-    /// [`Error::BadOption`] for an impossible name or number, [`Error::UnknownFunction`],
-    /// [`Error::UnknownSnapshot`],
+    /// [`Error::BadOption`] for an impossible name or number, and for a snapshot that is one of several
+    /// layouts; [`Error::UnknownFunction`], [`Error::UnknownSnapshot`],
     /// [`Error::RequestTooLarge`]; [`Error::Warming`] where a run fails or is answered with a status
     /// of 500 or more, or where all runs together take longer than [`PoolConfig::warm_timeout`];
     /// [`Error::Host`] where the snapshot cannot be restored here; [`Error::DeploysFull`],
@@ -215,6 +216,7 @@ impl Pool {
             })
         })
         .await?;
+        layouts::refuse(&snapshot.manifest, "warm it")?;
         let memory_bytes = snapshot.manifest.memory_bytes;
         let _charge = self.memory_to_boot(name, memory_bytes).await?;
         let (store, function, shared) = (self.inner.store.clone(), name.clone(), self.shared());
@@ -248,7 +250,8 @@ fn warm_and_publish(
     let warm_us = elapsed_us(begun);
     let config = &loaded.config;
     let saved = &warmed.saved;
-    let id = saved.publish(store, name, config, &file, &memory, Some(parent.clone()))?;
+    let stored = (config, None);
+    let id = saved.publish(store, name, stored, &file, &memory, Some(parent.clone()))?;
     Ok(Layered {
         id,
         parent,

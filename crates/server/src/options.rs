@@ -58,6 +58,10 @@ pub fn config_from_options<N: AsRef<str>, V: AsRef<str>>(
             "paging" => config.paging = Some(value.parse().map_err(|e| wrong(name, e))?),
             "compress" => config.compression = value.parse().map_err(|e| wrong(name, e))?,
             "base" => config.base = Some(address(name, value)?),
+            "layouts" => {
+                config.layouts = u32::try_from(number(name, value)?)
+                    .map_err(|_| wrong(name, "it is too large".into()))?;
+            }
             "arg" => config.args.push(value.to_owned()),
             "env" => {
                 let (key, value) = value
@@ -70,7 +74,7 @@ pub fn config_from_options<N: AsRef<str>, V: AsRef<str>>(
                 return Err(wrong(
                     unknown,
                     "there is no such option; the options are memory, timeout_ms, \
-                     init_timeout_ms, concurrency, paging, compress, base, arg, env and config"
+                     init_timeout_ms, concurrency, paging, compress, base, layouts, arg, env and config"
                         .into(),
                 ));
             }
@@ -159,6 +163,7 @@ mod tests {
             ("paging", "staged"),
             ("compress", "zstd"),
             ("base", "0x11200000"),
+            ("layouts", "4"),
             ("arg", "--fast"),
             ("arg", ""),
             ("env", "A=1=2"),
@@ -174,6 +179,7 @@ mod tests {
                 paging: Some(Paging::Staged),
                 compression: "zstd".parse().unwrap(),
                 base: Some(0x1120_0000),
+                layouts: 4,
                 args: vec!["--fast".into(), String::new()],
                 env: vec![("A".into(), "1=2".into())],
             }
@@ -209,6 +215,8 @@ mod tests {
             ("compress", "gzip"),
             ("base", "0xZZ"),
             ("base", "0x+1"),
+            ("layouts", "two"),
+            ("layouts", "4294967297"),
             ("env", "NAME"),
             ("env", "=value"),
             ("memroy", "64MiB"),

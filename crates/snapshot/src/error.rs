@@ -144,6 +144,18 @@ pub enum Error {
         tags: Vec<Tag>,
     },
 
+    /// The snapshot that was to be removed is served together with others.
+    #[error(
+        "{snapshot} is one of the {layouts} layouts that its function is served with: deploy the \
+         function again first, or remove it as a whole"
+    )]
+    OneLayout {
+        /// The snapshot.
+        snapshot: SnapshotRef,
+        /// How many layouts there are.
+        layouts: u32,
+    },
+
     /// The file does not start with the magic bytes.
     #[error(
         "{} is not a Dormouse {kind} (its first bytes are not {magic:?}): remove it or deploy the \

@@ -7,8 +7,8 @@ use crate::files::{self, StoreLock, TempFolder};
 use crate::lease::Claim;
 use crate::usage::Inventory;
 use crate::{
-    FunctionName, GcReport, Kept, Limit, Protection, Reference, Removed, Result, RetentionConfig,
-    SnapshotId, SnapshotRef, Store, Tag,
+    FunctionName, GcReport, Kept, Layout, Limit, Protection, Reference, Removed, Result,
+    RetentionConfig, SnapshotId, SnapshotRef, Store, Tag,
 };
 
 /// How long a temporary folder must lie untouched and unused before it counts as left over here:
@@ -20,8 +20,9 @@ impl Store {
     /// that died have left. With `dry_run` it changes nothing, and tells what it would do.
     ///
     /// The newest snapshot of each function stays in any case; so do those that have tags, that
-    /// somebody has a [`Lease`](crate::Lease) on, and the parents of layers that stay. Publishers
-    /// wait while it decides, but not while files are deleted.
+    /// somebody has a [`Lease`](crate::Lease) on, and the parents of layers that stay. Of several
+    /// layouts of one deployment all are newest, and all have the tags of each. Publishers wait while
+    /// it decides, but not while files are deleted.
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io) when the store can be neither looked through nor changed.
@@ -40,6 +41,7 @@ impl Store {
             tags: BTreeMap::new(),
             newest: BTreeMap::new(),
             layers: BTreeMap::new(),
+            groups: BTreeMap::new(),
             gone: BTreeSet::new(),
             bin: None,
             report: GcReport::default(),
@@ -63,6 +65,14 @@ impl Store {
 /// The tags of a function by snapshot, or why they cannot be read.
 type TagsById = Result<BTreeMap<SnapshotId, Vec<Tag>>, String>;
 
+/// What counts as one in a function's history.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Deployment<'a> {
+    Snapshot(SnapshotId),
+    /// All layouts with this group.
+    Layouts(&'a str),
+}
+
 /// One run. All of it is done under the store's lock.
 struct Sweep<'a> {
     store: &'a Store,
@@ -71,6 +81,8 @@ struct Sweep<'a> {
     newest: BTreeMap<FunctionName, SnapshotId>,
     /// The layers that are still there, by parent.
     layers: BTreeMap<SnapshotRef, BTreeSet<SnapshotRef>>,
+    /// The layouts of one deployment, by function and group.
+    groups: BTreeMap<(FunctionName, String), Vec<SnapshotId>>,
     /// Indexes of the snapshots that are removed.
     gone: BTreeSet<usize>,
     /// Where removed snapshots go; nothing in a dry run.
@@ -97,6 +109,10 @@ impl Sweep<'_> {
                 let layers = self.layers.entry(layer.parent.clone()).or_default();
                 layers.insert(stored.snapshot.clone());
             }
+            if let Some(layout) = &stored.brief.layout {
+                let group = (function.clone(), layout.group.clone());
+                self.groups.entry(group).or_default().push(*id);
+            }
         }
         for function in self.newest.keys() {
             let tags = self.store.tags(function).map(|tags| {
@@ -114,16 +130,22 @@ impl Sweep<'_> {
     /// The limits that hold for each function.
     fn enforce_history(&mut self, config: &RetentionConfig, now: SystemTime) -> Result<()> {
         let mut over = Vec::new();
-        let mut newer = BTreeMap::new();
+        let mut counted = BTreeMap::new();
         for (at, stored) in self.inventory.snapshots.iter().enumerate().rev() {
-            let newer: &mut u32 = newer.entry(&stored.snapshot.function).or_default();
+            let deployment = match &stored.brief.layout {
+                Some(layout) => Deployment::Layouts(&layout.group),
+                None => Deployment::Snapshot(stored.snapshot.id),
+            };
+            let counted: &mut BTreeMap<_, _> =
+                counted.entry(&stored.snapshot.function).or_default();
+            let known = counted.len();
+            let newer = *counted.entry(deployment).or_insert(known);
             let age = now.duration_since(stored.created()).unwrap_or_default();
-            if config.keep_last.is_some_and(|most| *newer >= most) {
+            if config.keep_last.is_some_and(|most| newer >= most as usize) {
                 over.push((at, Limit::KeepLast));
             } else if config.max_age.is_some_and(|most| age > most) {
                 over.push((at, Limit::MaxAge));
             }
-            *newer += 1;
         }
         // From new to old, as layers are newer than their parents; those of other functions may be
         // met later, so it is done until nothing more goes.
@@ -192,12 +214,13 @@ impl Sweep<'_> {
     fn try_remove(&mut self, at: usize, limit: Limit) -> Result<Vec<Protection>> {
         let stored = &self.inventory.snapshots[at];
         let snapshot = stored.snapshot.clone();
+        let layout = stored.brief.layout.clone();
         let parent = stored
             .brief
             .layer
             .as_ref()
             .map(|layer| layer.parent.clone());
-        let protections = self.protections(&snapshot);
+        let protections = self.protections(&snapshot, layout.as_ref());
         if !protections.is_empty() {
             return Ok(protections);
         }
@@ -226,7 +249,7 @@ impl Sweep<'_> {
     }
 
     /// What keeps `snapshot`, but for leases.
-    fn protections(&self, snapshot: &SnapshotRef) -> Vec<Protection> {
+    fn protections(&self, snapshot: &SnapshotRef, layout: Option<&Layout>) -> Vec<Protection> {
         let SnapshotRef { function, id } = snapshot;
         let mut protections = Vec::new();
         if self.newest.get(function) == Some(id) {
@@ -240,6 +263,7 @@ impl Sweep<'_> {
             Some(Err(reason)) => protections.push(Protection::UnknownTags(reason.clone())),
             None => {}
         }
+        protections.extend(layout.and_then(|layout| self.layout_beside(snapshot, layout)));
         if let Some(layers) = self
             .layers
             .get(snapshot)
@@ -249,6 +273,23 @@ impl Sweep<'_> {
             protections.push(Protection::Parent(layers));
         }
         protections
+    }
+
+    /// Another layout of the same deployment that is the newest or has tags.
+    fn layout_beside(&self, snapshot: &SnapshotRef, layout: &Layout) -> Option<Protection> {
+        let SnapshotRef { function, id } = snapshot;
+        let group = self.groups.get(&(function.clone(), layout.group.clone()))?;
+        let has_tags = |other: &SnapshotId| match self.tags.get(function) {
+            Some(Ok(tags)) => tags.contains_key(other),
+            // Those that cannot be read keep every snapshot by themselves.
+            _ => false,
+        };
+        let keeps = |other: &&SnapshotId| {
+            *other != id && (self.newest.get(function) == Some(*other) || has_tags(other))
+        };
+        let id = *group.iter().find(keeps)?;
+        let function = function.clone();
+        Some(Protection::LayoutOf(SnapshotRef { function, id }))
     }
 
     fn drop_dangling_tags(&mut self) -> Result<()> {

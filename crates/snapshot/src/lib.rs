@@ -17,7 +17,8 @@
 //! writes into its files: they may be read by running servers, and belong to other snapshots too.
 //!
 //! A function's older snapshots stay beside its newest: a [`Reference`] names one, a [`Tag`] or a
-//! [`Lease`] keeps it, [`Store::remove_id`] and [`Store::gc`] take away what nothing keeps.
+//! [`Lease`] keeps it, [`Store::remove_id`] and [`Store::gc`] take away what nothing keeps. Where a
+//! function was deployed with several [`Layout`]s, these are served, kept and counted as one.
 //!
 //! Everything read from a store is hostile until its digest was compared, and stays bounded even
 //! then (BLAKE3 without a key tells damage, not malice): lengths are checked against limits and
@@ -41,6 +42,7 @@ mod files;
 pub mod fuzzing;
 mod gc;
 mod header;
+mod layout;
 mod lease;
 mod manifest;
 mod memory;
@@ -68,6 +70,7 @@ pub use block::Compression;
 pub use digest::Digest;
 pub use draft::{Draft, MemoryDraft};
 pub use error::{Error, Result};
+pub use layout::Layout;
 pub use lease::Lease;
 pub use manifest::{LayerInfo, Manifest};
 pub use memory::{MemoryImage, PackStats};

@@ -6,10 +6,11 @@ use std::path::Path;
 use serde::Deserialize;
 
 use crate::files::{self, StoreLock, TempFolder};
+use crate::layout::complete;
 use crate::lease::Claim;
 use crate::manifest::MAX_MANIFEST_BYTES;
 use crate::snapshot::MANIFEST;
-use crate::{Error, FunctionName, LayerInfo, Result, SnapshotRef, Store, Tag};
+use crate::{Error, FunctionName, LayerInfo, Layout, Result, SnapshotId, SnapshotRef, Store, Tag};
 
 /// What [`Store::remove_id`] does with a snapshot that has tags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +28,7 @@ pub(crate) struct Brief {
     pub(crate) memory_bytes: u64,
     pub(crate) image_bytes: u64,
     pub(crate) layer: Option<LayerInfo>,
+    pub(crate) layout: Option<Layout>,
 }
 
 impl Brief {
@@ -46,6 +48,7 @@ impl Brief {
             memory_bytes: manifest["memory_bytes"].as_u64().unwrap_or_default(),
             image_bytes: manifest["image_bytes"].as_u64().unwrap_or_default(),
             layer: LayerInfo::deserialize(&manifest["layer"]).ok(),
+            layout: Layout::of_config(&manifest["config"]),
         }
     }
 }
@@ -81,8 +84,10 @@ impl Store {
     /// # Errors
     /// [`Error::UnknownSnapshot`] when there is none; [`Error::InUse`] when somebody has a
     /// [`Lease`](crate::Lease) on it; [`Error::HasLayers`] when another snapshot is a layer on it;
-    /// [`Error::Tagged`] when it has tags that are not to be dropped; [`Error::BadTags`] when that
-    /// cannot be told; [`Error::Io`] when the store cannot be changed.
+    /// [`Error::OneLayout`] when it is one of the several that its function is served with;
+    /// [`Error::Tagged`] when it, or another layout of its deployment, has tags that are not to be
+    /// dropped; [`Error::BadTags`] when that cannot be told; [`Error::Io`] when the store cannot be
+    /// changed.
     pub fn remove_id(&self, snapshot: &SnapshotRef, if_tagged: IfTagged) -> Result<()> {
         let lock = StoreLock::acquire(self.path())?;
         let SnapshotRef { function, id } = snapshot;
@@ -93,10 +98,11 @@ impl Store {
         if let Some(layers) = self.layers()?.get(snapshot) {
             return Err(has_layers(snapshot.clone(), layers));
         }
+        let together = self.together_with(snapshot, &ids)?;
         let mut tags = self.tags(function)?;
         let tagged: Vec<Tag> = tags
             .iter()
-            .filter(|(_, tagged)| *tagged == id)
+            .filter(|(_, tagged)| together.contains(tagged))
             .map(|(tag, _)| tag.clone())
             .collect();
         if !tagged.is_empty() && if_tagged == IfTagged::Refuse {
@@ -127,6 +133,29 @@ impl Store {
         drop((claim, lock));
         drop(removed);
         Ok(())
+    }
+
+    /// The snapshot and, where it is one of several layouts, the others of its deployment.
+    ///
+    /// # Errors
+    /// [`Error::OneLayout`] where these are what the function is served with.
+    fn together_with(&self, snapshot: &SnapshotRef, ids: &[SnapshotId]) -> Result<Vec<SnapshotId>> {
+        let SnapshotRef { function, id } = snapshot;
+        let Some(layout) = Brief::read(&self.snapshot_folder(function, *id)).layout else {
+            return Ok(vec![*id]);
+        };
+        let mut layouts = self.layouts(function)?;
+        let newest = self.newest_folder(function, ids);
+        let served = complete(&layouts, &layout)
+            .filter(|served| newest.is_some_and(|newest| served.contains(&newest)));
+        if served.is_some_and(|served| served.contains(id)) {
+            return Err(Error::OneLayout {
+                snapshot: snapshot.clone(),
+                layouts: layout.of,
+            });
+        }
+        layouts.retain(|(_, other)| other.group == layout.group);
+        Ok(layouts.into_iter().map(|(id, _)| id).collect())
     }
 
     /// Whether somebody, in whatever process, has a [`Lease`](crate::Lease) on `snapshot`.

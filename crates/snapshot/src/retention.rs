@@ -8,7 +8,8 @@ use crate::{Reference, SnapshotRef, Tag};
 /// How much of its history a store keeps. A limit that is not set limits nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RetentionConfig {
-    /// How many snapshots each function keeps: its newest ones.
+    /// How many snapshots each function keeps: its newest ones. The layouts of one deployment count
+    /// as one.
     pub keep_last: Option<u32>,
     /// How old snapshots may become, counted from when they were taken.
     pub max_age: Option<Duration>,
@@ -46,6 +47,8 @@ pub enum Protection {
     Newest,
     /// It has tags.
     Tagged(Vec<Tag>),
+    /// It is a layout of the same deployment as this one, which is the newest or has tags.
+    LayoutOf(SnapshotRef),
     /// Snapshots that are kept are layers on it.
     Parent(Vec<SnapshotRef>),
     /// Somebody has a [`Lease`](crate::Lease) on it.
@@ -60,6 +63,7 @@ impl fmt::Display for Protection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Newest => f.write_str("the newest"),
+            Self::LayoutOf(other) => write!(f, "a layout beside {other}"),
             Self::Tagged(tags) => write!(f, "tagged {}", list(tags)),
             Self::Parent(layers) => write!(f, "parent of {}", list(layers)),
             Self::InUse => f.write_str("in use"),

@@ -182,17 +182,18 @@ impl Store {
         files::replace(&self.root, &folder, WorkingSet::NAME, &content)
     }
 
-    /// Lets the newest snapshot of `function` go from the page cache, so that it is next read from
-    /// the disk: for measurements. Pages that somebody has mapped may stay, and so do all on file
-    /// systems that have no disk.
+    /// Lets the snapshots that `function` is [served](Self::served) with go from the page cache, so
+    /// that they are next read from the disk: for measurements. Pages that somebody has mapped may
+    /// stay, and so do all on file systems that have no disk.
     ///
     /// # Errors
     /// [`Error::UnknownFunction`] when there is none, [`Error::Io`] when its files cannot be opened.
     pub fn evict(&self, function: &FunctionName) -> Result<()> {
-        let id = self.newest(function)?.id;
-        let folder = self.snapshot_folder(function, id);
-        for name in files::names(&folder)? {
-            files::evict(&folder.join(name))?;
+        for id in self.served(function)? {
+            let folder = self.snapshot_folder(function, id);
+            for name in files::names(&folder)? {
+                files::evict(&folder.join(name))?;
+            }
         }
         Ok(())
     }

@@ -31,15 +31,18 @@ pub(crate) struct CreateArgs {
         value_name = "SNAPSHOT",
         requires = "warm",
         conflicts_with_all = [
-            "image", "memory", "base", "env", "timeout", "init_timeout", "concurrency", "paging",
-            "compress", "args",
+            "image", "memory", "base", "env", "timeout", "init_timeout", "concurrency", "layouts",
+            "paging", "compress", "args",
         ]
     )]
     from: Option<String>,
 
     /// Let one clone answer so many requests, and publish what that leaves as a layer on the snapshot.
     /// What the function keeps of them is in every clone then: nothing secret should be
-    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(
+        long, value_name = "NUMBER", conflicts_with = "layouts",
+        value_parser = clap::value_parser!(u32).range(1..=10_000)
+    )]
     warm: Option<u32>,
 
     /// The file that holds the body of these requests

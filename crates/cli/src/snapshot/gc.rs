@@ -16,7 +16,8 @@ use crate::output::{self, Format};
 /// Removes snapshots that are over the limits given, and what died processes have left
 ///
 /// The newest snapshot of each function is never removed, nor are those that have tags, that are in
-/// use, or that are the parents of layers that stay. Without limits only leftovers go.
+/// use, or that are the parents of layers that stay. Several layouts of one deployment count as one,
+/// and stay together. Without limits only leftovers go.
 #[derive(Debug, Args)]
 pub(crate) struct GcArgs {
     /// Keep this many snapshots of each function: its newest ones

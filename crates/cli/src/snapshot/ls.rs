@@ -54,6 +54,8 @@ pub(crate) struct HistoryRow {
     parent: Option<String>,
     /// How many snapshots are below it.
     depth: u32,
+    /// Which of its deployment's layouts it is, as `2/4`, if there are several.
+    layout: Option<String>,
     /// Whether somebody has it open; null where that cannot be told.
     in_use: Option<bool>,
     /// Why it cannot be used, where that is so.
@@ -144,6 +146,10 @@ fn history(store: &Store, only: Option<&FunctionName>) -> Result<Vec<HistoryRow>
             shared_bytes: usage.map_or(0, |usage| usage.shared_bytes),
             parent: layer.map(|layer| layer.parent.to_string()),
             depth: layer.map_or(0, |layer| layer.depth),
+            layout: manifest
+                .as_ref()
+                .and_then(|m| m.layout())
+                .map(|layout| layout.to_string()),
             in_use: store.is_in_use(&snapshot).ok(),
             error,
         });
@@ -171,13 +177,14 @@ fn table(rows: &[HistoryRow]) -> Result<()> {
                 output::bytes(row.own_bytes),
                 output::bytes(row.shared_bytes),
                 parent.map_or_else(none, |parent| format!("{parent} ({} below)", row.depth)),
+                row.layout.clone().unwrap_or_else(none),
                 in_use.to_owned(),
                 if row.error.is_some() { "unusable" } else { "" }.to_owned(),
             ]
         })
         .collect();
     let header = [
-        "SNAPSHOT", "TAGS", "AGE", "OWN", "SHARED", "LAYER ON", "IN USE", "",
+        "SNAPSHOT", "TAGS", "AGE", "OWN", "SHARED", "LAYER ON", "LAYOUT", "IN USE", "",
     ];
     output::rows(&header, &cells)?;
     for row in rows {

@@ -77,7 +77,7 @@ async fn a_panic_of_ours_ends_one_instance_and_its_request_only() {
     // First the one that a clone that is rolled back does not come to.
     for step in [Step::Page, Step::Build, Step::Run, Step::Recycle, Step::Run] {
         let function = pool.inner.functions.opened(&"buggy".parse().unwrap());
-        let function = function.unwrap();
+        let function = function.unwrap().newest().clone();
         if step == Step::Build {
             function.end_idle().await;
         }

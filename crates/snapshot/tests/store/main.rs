@@ -7,6 +7,7 @@
 mod golden;
 mod history;
 mod hostile;
+mod layouts;
 mod odd;
 mod publishing;
 mod retention;

@@ -67,6 +67,33 @@ impl Sample {
         parent: Option<SnapshotRef>,
         compression: Compression,
     ) -> Result<SnapshotId> {
+        self.publish_with(store, name, parent, compression, |_| ())
+    }
+
+    /// Publishes this as a layout, `index` of `of`, of the deployment `group`.
+    pub(crate) fn publish_layout(
+        &self,
+        store: &Store,
+        name: &FunctionName,
+        (group, index, of): (&str, u32, u32),
+    ) -> SnapshotId {
+        let layout = serde_json::json!({ "group": group, "index": index, "of": of });
+        let add = |config: &mut serde_json::Value| config["layout"] = layout;
+        self.publish_with(store, name, None, Compression::None, add)
+            .unwrap()
+    }
+
+    fn publish_with(
+        &self,
+        store: &Store,
+        name: &FunctionName,
+        parent: Option<SnapshotRef>,
+        compression: Compression,
+        change: impl FnOnce(&mut serde_json::Value),
+    ) -> Result<SnapshotId> {
+        let mut config =
+            serde_json::json!({ "memory": "64MiB", "concurrency": 4, "seed": self.image.first() });
+        change(&mut config);
         let mut read = |first_page: u64, buf: &mut [u8]| {
             let at = first_page as usize * PAGE_BYTES;
             buf.copy_from_slice(&self.memory[at..at + buf.len()]);
@@ -75,7 +102,7 @@ impl Sample {
         let draft = Draft {
             created_unix_ms: 1_700_000_000_000,
             host: "test host".into(),
-            config: serde_json::json!({ "memory": "64MiB", "concurrency": 4, "seed": self.image.first() }),
+            config,
             state: &self.state,
             memory: MemoryDraft {
                 pages: (self.memory.len() / PAGE_BYTES) as u64,
