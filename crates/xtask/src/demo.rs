@@ -3,18 +3,18 @@
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
-use std::thread;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::progress::Step;
+use crate::readme::Block;
 use crate::repo::Repo;
-use crate::{functions, readme, setup};
+use crate::server::Server;
+use crate::{functions, setup};
 
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
@@ -32,6 +32,11 @@ const SHOWN: [(&str, &str, &str); 3] = [
     ("wordfreq", "/?word=bade", "\"word\":\"bade\""),
     ("whoami", "/", "\"requests\":1}"),
 ];
+/// Where README.md has what is shown.
+pub(crate) const README: Block = Block {
+    name: "demo",
+    title: "What it shows, as `cargo xtask demo --once --readme` wrote it here",
+};
 /// Answers after the first that the medians are taken of.
 const NEXT_ANSWERS: usize = 50;
 const PAGE_BYTES: u64 = 4096;
@@ -49,9 +54,9 @@ pub(crate) fn run(repo: &Repo, args: &DemoArgs) -> Result<()> {
     let (transcript, server) = show(repo, &dormouse, &images)?;
     println!("\n{transcript}");
     if args.readme {
-        readme::write(&repo.path("README.md"), &transcript)?;
+        README.write(&repo.path("README.md"), &transcript)?;
     }
-    let url = &server.url;
+    let url = server.url();
     if args.once {
         return server.stop();
     }
@@ -68,8 +73,9 @@ pub(crate) fn run(repo: &Repo, args: &DemoArgs) -> Result<()> {
 /// Deploys and invokes the functions that are shown. Returns what is said of them, and the server
 /// that still runs.
 pub(crate) fn show(repo: &Repo, dormouse: &Path, images: &Path) -> Result<(String, Server)> {
-    let server = Server::start(repo, dormouse)?;
-    let client = Client::new(&server.url);
+    let listen = ["--listen", free_address()];
+    let server = Server::start(dormouse, &repo.path("target/demo"), listen, Stdio::inherit())?;
+    let client = Client::new(server.url());
     let mut rows = Vec::new();
     for (name, path, expected) in SHOWN {
         rows.push(client.show(images, name, path, expected)?);
@@ -79,87 +85,6 @@ pub(crate) fn show(repo: &Repo, dormouse: &Path, images: &Path) -> Result<(Strin
     let shown = client.transcript("hello", "/")?;
     let transcript = format!("{}\n{EXPLAINED}\n\n{shown}", table(&rows));
     Ok((transcript, server))
-}
-
-/// A `dormouse serve` of our own, stopped when it is dropped.
-pub(crate) struct Server {
-    child: Child,
-    url: String,
-}
-
-impl Server {
-    fn start(repo: &Repo, dormouse: &Path) -> Result<Self> {
-        let folder = repo.path("target/demo");
-        // A fresh store: a function that was deployed already would not be booted again.
-        if folder.exists() {
-            fs::remove_dir_all(&folder)
-                .with_context(|| format!("cannot remove {}", folder.display()))?;
-        }
-        fs::create_dir_all(&folder)
-            .with_context(|| format!("cannot create {}", folder.display()))?;
-        let url_file = folder.join("url");
-
-        let step = Step::begin("starting the server");
-        let child = Command::new(dormouse)
-            .args(["serve", "--listen", free_address()])
-            .arg("--store")
-            .arg(folder.join("store"))
-            .arg("--url-file")
-            .arg(&url_file)
-            .env_remove("DORMOUSE_TOKENS")
-            .spawn()
-            .with_context(|| format!("cannot start {}", dormouse.display()))?;
-        let mut server = Self {
-            child,
-            url: String::new(),
-        };
-        let deadline = Instant::now() + Duration::from_secs(30);
-        loop {
-            if let Ok(url) = fs::read_to_string(&url_file) {
-                server.url = url.trim().to_owned();
-                step.done();
-                return Ok(server);
-            }
-            if let Some(status) = server.child.try_wait()? {
-                bail!("the server ended at once ({status}); its message stands above");
-            }
-            if Instant::now() > deadline {
-                bail!("the server did not start within 30 s");
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    /// Waits until somebody else stops it.
-    fn wait(mut self) -> Result<()> {
-        self.child.wait()?;
-        Ok(())
-    }
-
-    /// Stops it and waits for its end.
-    pub(crate) fn stop(mut self) -> Result<()> {
-        self.terminate();
-        let status = self.child.wait()?;
-        if !status.success() {
-            bail!("the server ended with {status}");
-        }
-        Ok(())
-    }
-
-    fn terminate(&self) {
-        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
-            // It may have ended by itself; then there is nothing to do.
-            let _ = kill_process(pid, Signal::TERM);
-        }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.terminate();
-        // Its end is not ours to judge here.
-        let _ = self.child.wait();
-    }
 }
 
 /// The usual port, or any where that one is taken.

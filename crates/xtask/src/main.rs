@@ -12,7 +12,9 @@ mod golden;
 mod progress;
 mod readme;
 mod repo;
+mod server;
 mod setup;
+mod soak;
 mod test;
 mod toolchain;
 mod torture;
@@ -49,6 +51,8 @@ enum Command {
     /// Hurt what must not break
     #[command(subcommand)]
     Torture(torture::TortureCommand),
+    /// Serve more requests than can be served, for a long time, while much goes wrong
+    Soak(soak::SoakArgs),
     /// Set up, then build the sample functions into functions/target/images
     Functions,
 }
@@ -73,6 +77,7 @@ fn run(xtask: &Xtask) -> Result<()> {
         Command::Fuzz(args) => fuzz::run_named(&repo, args),
         Command::Golden => golden::run_all(&repo),
         Command::Torture(command) => torture::run(&repo, command),
+        Command::Soak(args) => soak::run(&repo, args),
         Command::Functions => {
             setup::run(&repo)?;
             let dormouse = functions::dormouse(&repo, false)?;

@@ -5,31 +5,48 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-const BEGIN: &str = "<!-- demo:begin -->";
-const END: &str = "<!-- demo:end -->";
-
-/// Replaces what stands between the marks of a README by `transcript` and the machine's facts.
-pub(crate) fn write(path: &Path, transcript: &str) -> Result<()> {
-    let readme = fs::read_to_string(path);
-    let readme = readme.with_context(|| format!("cannot read {}", path.display()))?;
-    let figures = format!(
-        "What it shows, as `cargo xtask demo --once --readme` wrote it here\n({}):\n\n```text\n{}\n```\n",
-        machine(),
-        transcript.trim_end()
-    );
-    let written = replace(&readme, &figures)
-        .with_context(|| format!("{} lacks the marks {BEGIN} and {END}", path.display()))?;
-    fs::write(path, written).with_context(|| format!("cannot write {}", path.display()))
+/// A block of a README, `<!-- name:begin -->` to `<!-- name:end -->`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Block {
+    /// Its name.
+    pub(crate) name: &'static str,
+    /// What stands above the figures.
+    pub(crate) title: &'static str,
 }
 
-fn replace(readme: &str, figures: &str) -> Option<String> {
-    let (before, rest) = readme.split_once(BEGIN)?;
-    let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}\n{figures}{END}{after}"))
+impl Block {
+    /// Replaces what stands in the block by `figures` and the machine's facts.
+    pub(crate) fn write(self, path: &Path, figures: &str) -> Result<()> {
+        let readme = fs::read_to_string(path);
+        let readme = readme.with_context(|| format!("cannot read {}", path.display()))?;
+        let figures = format!(
+            "{}\n({}):\n\n```text\n{}\n```\n",
+            self.title,
+            machine(),
+            figures.trim_end()
+        );
+        let written = self.replace(&readme, &figures);
+        let written = written.with_context(|| {
+            let [begin, end] = self.marks();
+            format!("{} lacks the marks {begin} and {end}", path.display())
+        })?;
+        fs::write(path, written).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    fn marks(self) -> [String; 2] {
+        ["begin", "end"].map(|end| format!("<!-- {}:{end} -->", self.name))
+    }
+
+    fn replace(self, readme: &str, figures: &str) -> Option<String> {
+        let [begin, end] = self.marks();
+        let (before, rest) = readme.split_once(&begin)?;
+        let (_, after) = rest.split_once(&end)?;
+        Some(format!("{before}{begin}\n{figures}{end}{after}"))
+    }
 }
 
 /// CPU, cores, memory, kernel and KVM module of this machine, in one line.
-fn machine() -> String {
+pub(crate) fn machine() -> String {
     let file = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let field = |text: &str, label: &str| {
         let line = text.lines().find(|line| line.starts_with(label));
@@ -68,9 +85,13 @@ mod tests {
 
     #[test]
     fn only_what_stands_between_the_marks_changes() {
-        let readme = format!("a\n{BEGIN}\nold\n{END}\nb\n");
-        let expected = format!("a\n{BEGIN}\nnew\n{END}\nb\n");
-        assert_eq!(replace(&readme, "new\n"), Some(expected));
-        assert_eq!(replace("no marks", "new\n"), None);
+        let block = Block {
+            name: "demo",
+            title: "What it shows",
+        };
+        let around = |text| format!("a\n<!-- demo:begin -->\n{text}\n<!-- demo:end -->\nb\n");
+        let written = block.replace(&around("old"), "new\n");
+        assert_eq!(written, Some(around("new")));
+        assert_eq!(block.replace("no marks", "new\n"), None);
     }
 }

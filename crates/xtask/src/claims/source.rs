@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use anyhow::Result;
 
 use crate::repo::{Repo, run_openly};
-use crate::{functions, readme, setup};
+use crate::{demo, functions, setup};
 
 /// What measures, and how.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub(super) struct Source {
 pub(super) const SOURCES: [Source; 4] = [
     Source {
         block: "demo",
-        write: demo,
+        write: shown,
     },
     Source {
         block: "engine",
@@ -66,10 +66,10 @@ impl<'a> Bench<'a> {
     }
 }
 
-fn demo(bench: &Bench<'_>, copy: &Path, _: &[&str]) -> Result<()> {
-    let (transcript, server) = crate::demo::show(bench.repo, &bench.dormouse, &bench.images)?;
+fn shown(bench: &Bench<'_>, copy: &Path, _: &[&str]) -> Result<()> {
+    let (transcript, server) = demo::show(bench.repo, &bench.dormouse, &bench.images)?;
     server.stop()?;
-    readme::write(copy, &transcript)
+    demo::README.write(copy, &transcript)
 }
 
 fn engine(bench: &Bench<'_>, copy: &Path, rows: &[&str]) -> Result<()> {
