@@ -74,7 +74,12 @@ pub(crate) fn run(repo: &Repo, args: &DemoArgs) -> Result<()> {
 /// that still runs.
 pub(crate) fn show(repo: &Repo, dormouse: &Path, images: &Path) -> Result<(String, Server)> {
     let listen = ["--listen", free_address()];
-    let server = Server::start(dormouse, &repo.path("target/demo"), listen, Stdio::inherit())?;
+    let server = Server::start(
+        dormouse,
+        &repo.path("target/demo"),
+        listen,
+        Stdio::inherit(),
+    )?;
     let client = Client::new(server.url());
     let mut rows = Vec::new();
     for (name, path, expected) in SHOWN {

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use anyhow::Result;
 
 use crate::repo::{Repo, run_openly};
-use crate::{demo, functions, setup};
+use crate::{demo, functions, setup, soak};
 
 /// What measures, and how.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ pub(super) struct Source {
 /// A block has the machine's facts in a line `(…):` of their own, and below it a fence with tables as
 /// text: a header, and columns that two blanks or more part. Each row's first cell is its name, which
 /// no other row of the block has.
-pub(super) const SOURCES: [Source; 4] = [
+pub(super) const SOURCES: [Source; 5] = [
     Source {
         block: "demo",
         write: shown,
@@ -48,6 +48,10 @@ pub(super) const SOURCES: [Source; 4] = [
     Source {
         block: "sizes",
         write: sizes,
+    },
+    Source {
+        block: "soak",
+        write: soaked,
     },
 ];
 
@@ -111,6 +115,13 @@ fn sizes(bench: &Bench<'_>, copy: &Path, _: &[&str]) -> Result<()> {
         .arg(copy)
         .stdout(Stdio::null());
     run_openly("dormouse bench sizes", command)
+}
+
+/// Long enough for every kind of thing to happen some times; `cargo xtask soak` is for whoever looks
+/// closely.
+fn soaked(bench: &Bench<'_>, copy: &Path, _: &[&str]) -> Result<()> {
+    let minutes = if bench.quick { 1 } else { 5 };
+    soak::write(bench.repo, &bench.dormouse, &bench.images, minutes, copy)
 }
 
 /// A pattern that fits these names and as few others as one pattern can.

@@ -68,16 +68,19 @@ pub(super) struct Chaos<'a> {
     pub(super) events: Mutex<Events>,
 }
 
+/// Something that is done again and again; an error where it went wrong.
+type Act<'a> = fn(&Chaos<'a>, &mut ChaCha8Rng) -> Result<()>;
+
 impl<'a> Chaos<'a> {
     /// Goes on until the time is over. Each kind of thing has a thread of its own.
     pub(super) fn run(&self, seed: u64) {
         thread::scope(|scope| {
-            let go_on: [(fn(&Self, &mut ChaCha8Rng) -> Result<()>, _); 3] = [
+            let acts: [(Act<'a>, _); 3] = [
                 (Self::kill, KILL_EVERY_MS),
                 (Self::publish, PUBLISH_EVERY_MS),
                 (Self::remove, REMOVE_EVERY_MS),
             ];
-            for (number, (act, every_ms)) in (1..).zip(go_on) {
+            for (number, (act, every_ms)) in (1..).zip(acts) {
                 scope.spawn(move || {
                     // Streams of their own: what one does does not depend on the others.
                     let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -170,7 +173,9 @@ impl<'a> Chaos<'a> {
         }
         self.remove_passing()?;
 
-        let name = FUNCTIONS.choose(rng).map_or("hello", |function| function.name);
+        let name = FUNCTIONS
+            .choose(rng)
+            .map_or("hello", |function| function.name);
         self.remove_snapshot(name, rng)?;
         let (code, said) = self.snapshot(&["gc", "--keep-last", "3"])?;
         ensure!(code == 0, "dormouse snapshot gc ended with {code}: {said}");

@@ -69,7 +69,8 @@ impl Client {
         Ok(Reply {
             status: reply.status().as_u16(),
             error: header("x-dormouse-error"),
-            has_retry_after: header("retry-after").is_some_and(|value| value.parse::<u32>().is_ok()),
+            has_retry_after: header("retry-after")
+                .is_some_and(|value| value.parse::<u32>().is_ok()),
             body: reply.body_mut().read_to_vec().map_err(failed)?,
         })
     }

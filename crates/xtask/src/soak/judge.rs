@@ -15,9 +15,9 @@ use crate::repo::Repo;
 
 /// Codes that refuse a request which might have been answered at another time. Each comes with
 /// `Retry-After`.
-const REFUSALS: [&str; 3] = ["queue-full", "queue-timeout", "over-budget"];
+pub(super) const REFUSALS: [&str; 3] = ["queue-full", "queue-timeout", "over-budget"];
 /// The same, for a function that did nothing but crash.
-const CRASH_LOOP: &str = "crash-loop";
+pub(super) const CRASH_LOOP: &str = "crash-loop";
 /// The code of a request whose worker was killed.
 const LOST: &str = "worker-lost";
 const TIMED_OUT: &str = "function-timeout";
@@ -109,11 +109,16 @@ impl Judge {
             codes.contains_key(CRASH_LOOP),
             "{FILE} has no table of codes that can be read"
         );
-        Ok(Self {
+        Ok(Self::new(codes))
+    }
+
+    /// A judge that knows these codes, with their statuses.
+    pub(super) fn new(codes: BTreeMap<String, u16>) -> Self {
+        Self {
             codes,
             seen: Mutex::default(),
             kills: Kills::default(),
-        })
+        }
     }
 
     /// What came of a request that was sent at that time and has ended now.
@@ -148,13 +153,7 @@ impl Judge {
     }
 
     /// An error of the server.
-    pub(super) fn error(
-        &self,
-        asked: &Asked,
-        sent: Instant,
-        reply: &Reply,
-        code: &str,
-    ) -> Outcome {
+    pub(super) fn error(&self, asked: &Asked, sent: Instant, reply: &Reply, code: &str) -> Outcome {
         if let Err(error) = self.documented(reply, code) {
             return wrong(asked, &format!("{error:#}: {}", reply.describe()));
         }
@@ -199,7 +198,10 @@ impl Judge {
             "the clone's clock is wrong"
         );
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        ensure!(seen.random.insert(said.random), "another clone drew the same");
+        ensure!(
+            seen.random.insert(said.random),
+            "another clone drew the same"
+        );
         ensure!(
             seen.generations.insert(said.generation),
             "another clone had this generation"

@@ -93,16 +93,12 @@ const OVERLOAD: f64 = 2.0;
 /// How long anything is waited for that must settle.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// How long the parts take.
-#[derive(Debug, Clone, Copy)]
-struct Lengths {
-    /// The closed loop.
-    closed: Duration,
-    /// The overload that all is looked at after.
-    before: Duration,
-    /// The overload.
-    soak: Duration,
-}
+/// The closed loop until it counts: by then the first answers, which take longest, are out.
+const WARM_UP: Duration = Duration::from_secs(5);
+/// The closed loop.
+const CLOSED: Duration = Duration::from_secs(10);
+/// The overload before the first look at what is held: what only overload makes grow is there then.
+const FIRST_OVERLOAD: Duration = Duration::from_secs(20);
 
 /// Runs the soak; an error where anything went wrong.
 pub(crate) fn run(repo: &Repo, args: &SoakArgs) -> Result<()> {
@@ -112,36 +108,49 @@ pub(crate) fn run(repo: &Repo, args: &SoakArgs) -> Result<()> {
         Some(images) => PathBuf::from(images),
         None => functions::build(repo, &dormouse)?,
     };
-    soak(repo, &dormouse, &images, args)
-}
-
-/// Soaks what is built already.
-pub(crate) fn soak(repo: &Repo, dormouse: &Path, images: &Path, args: &SoakArgs) -> Result<()> {
-    let lengths = Lengths {
-        closed: Duration::from_secs(10),
-        before: Duration::from_secs(20),
-        soak: Duration::from_secs(args.minutes * 60),
-    };
-    let summary = measure(repo, dormouse, images, args, lengths)?;
+    let summary = measure(repo, &dormouse, &images, args)?;
     println!("{}", summary.text(&readme::machine(), args.seed));
-    ensure!(
-        summary.wrong.is_empty(),
-        "the soak found {} things wrong; target/soak/server.log has what the server said",
-        summary.wrong.len()
-    );
-    if let Some(readme) = &args.readme {
-        README.write(readme, &summary.tables(true))?;
+    refuse(&summary)?;
+    match &args.readme {
+        Some(readme) => README.write(readme, &summary.tables(true)),
+        None => Ok(()),
     }
-    Ok(())
 }
 
-fn measure(
+/// Soaks for some minutes what is built already, and writes the summary into a README.
+pub(crate) fn write(
     repo: &Repo,
     dormouse: &Path,
     images: &Path,
-    args: &SoakArgs,
-    lengths: Lengths,
-) -> Result<Summary> {
+    minutes: u64,
+    readme: &Path,
+) -> Result<()> {
+    let args = SoakArgs {
+        minutes,
+        seed: 1,
+        rps: None,
+        isolation: None,
+        readme: None,
+        debug: false,
+    };
+    let summary = measure(repo, dormouse, images, &args)?;
+    refuse(&summary)?;
+    README.write(readme, &summary.tables(true))
+}
+
+/// Ends where anything went wrong.
+fn refuse(summary: &Summary) -> Result<()> {
+    ensure!(
+        summary.wrong.is_empty(),
+        "the soak found {} things wrong\n{}\nhint: target/soak/server.log has what the server said",
+        summary.wrong.len(),
+        summary.wrong.join("\n")
+    );
+    Ok(())
+}
+
+fn measure(repo: &Repo, dormouse: &Path, images: &Path, args: &SoakArgs) -> Result<Summary> {
+    let length = Duration::from_secs(args.minutes * 60);
     let judge = Judge::read(repo)?;
     let server = start(repo, dormouse, args.isolation)?;
     let chaos = Chaos {
@@ -171,28 +180,30 @@ fn measure(
     };
 
     let step = Step::begin("a closed loop: what is borne?");
-    let closed = load.closed(&mut requests, lengths.closed)?;
+    let warm_up = load.closed(&mut requests, WARM_UP)?;
+    let closed = load.closed(&mut requests, CLOSED)?;
     let borne = closed.rate();
     step.done();
     let offered = args.rps.unwrap_or(borne * OVERLOAD);
-    // What only overload makes grow is there before the first look.
     let step = Step::begin(&format!("overload: {offered:.0} requests per second"));
     let pace = (offered, args.seed);
-    let first = load.open(&mut requests, pace, lengths.before, |_| {})?;
+    let first = load.open(&mut requests, pace, FIRST_OVERLOAD, |_| {})?;
     step.done();
     let step = Step::begin("idle: what is held?");
     let before = Resources::settled(server.pid(), PATIENCE, |_| true)?;
     step.done();
 
-    eprintln!("soaking for {} s", lengths.soak.as_secs());
+    eprintln!("soaking for {} s", length.as_secs());
     let chaos = Chaos {
-        until: Instant::now() + lengths.soak,
+        until: Instant::now() + length,
         ..chaos
     };
     let pace = (offered, args.seed.wrapping_add(1));
     let report = thread::scope(|scope| {
         scope.spawn(|| chaos.run(args.seed));
-        load.open(&mut requests, pace, lengths.soak, |report| tell(report, server.pid()))
+        load.open(&mut requests, pace, length, |report| {
+            tell(report, server.pid())
+        })
     })?;
     let step = Step::begin("idle: what is held now?");
     let is_enough = |now: &Resources| now.excess(&before).is_empty();
@@ -206,10 +217,14 @@ fn measure(
     if let Err(error) = server.stop() {
         wrong.push(format!("{error:#}"));
     }
-    for (what, report) in [("closed loop", &closed), ("first overload", &first)] {
-        wrong.extend(mistakes(what, report));
+    for (part, report) in [
+        ("warming up", &warm_up),
+        ("closed loop", &closed),
+        ("first overload", &first),
+        ("overload", &report),
+    ] {
+        wrong.extend(mistakes(part, report));
     }
-    wrong.extend(mistakes("overload", &report));
     wrong.extend(events.wrong.iter().cloned());
     wrong.extend(unfulfilled(&report, &events, kills, args.isolation));
     Ok(Summary {
@@ -246,7 +261,9 @@ fn start(repo: &Repo, dormouse: &Path, isolation: Option<Isolation>) -> Result<S
 /// How it goes, while it goes.
 fn tell(report: &Report, server: u32) {
     let total = report.total();
-    let front = Resources::now(server).map(|now| now.front).unwrap_or_default();
+    let front = Resources::now(server)
+        .map(|now| now.front)
+        .unwrap_or_default();
     eprintln!(
         "{} offered: {} answered, {} refused, {} failed, {} lost, {} wrong, {} hung; \
          the server: {} MiB, {} descriptors, {} threads",

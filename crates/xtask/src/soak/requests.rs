@@ -232,7 +232,10 @@ impl Requests {
             return get("/".to_owned(), 200, "fine\n");
         }
         let (target, code) = if self.one_in(IN_TIME_ONE_IN) {
-            (IN_TIME[self.rng.random_range(0..IN_TIME.len())], "function-timeout")
+            (
+                IN_TIME[self.rng.random_range(0..IN_TIME.len())],
+                "function-timeout",
+            )
         } else {
             AT_ONCE[self.rng.random_range(0..AT_ONCE.len())]
         };
@@ -257,10 +260,5 @@ fn get(target: String, status: u16, answer: &str) -> Drawn {
 }
 
 fn itself(target: &str) -> Drawn {
-    (
-        Method::GET,
-        target.to_owned(),
-        Vec::new(),
-        Expected::Itself,
-    )
+    (Method::GET, target.to_owned(), Vec::new(), Expected::Itself)
 }

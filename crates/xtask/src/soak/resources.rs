@@ -72,8 +72,18 @@ impl Usage {
     fn excess(&self, before: &Self, who: &str) -> Vec<String> {
         let allowed_kib = before.allowed_kib();
         let rows = [
-            ("processes", before.processes, before.processes, self.processes),
-            ("threads", before.threads, before.threads + MORE_THREADS, self.threads),
+            (
+                "processes",
+                before.processes,
+                before.processes,
+                self.processes,
+            ),
+            (
+                "threads",
+                before.threads,
+                before.threads + MORE_THREADS,
+                self.threads,
+            ),
             (
                 "descriptors",
                 before.descriptors,
@@ -238,7 +248,10 @@ mod tests {
         let pid = child.id();
         let is_child = |process: &Process| process.pid == pid;
         let mine = below(std::process::id()).unwrap();
-        assert!(mine.iter().any(|process| is_child(process) && !process.is_zombie));
+        assert!(
+            mine.iter()
+                .any(|process| is_child(process) && !process.is_zombie)
+        );
         assert!(!workers(std::process::id()).unwrap().contains(&pid));
         assert!(Resources::now(pid).unwrap().front.pss_kib > 0);
         child.kill().unwrap();
@@ -246,7 +259,10 @@ mod tests {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
             let mine = below(std::process::id()).unwrap();
-            if mine.iter().any(|process| is_child(process) && process.is_zombie) {
+            if mine
+                .iter()
+                .any(|process| is_child(process) && process.is_zombie)
+            {
                 break;
             }
             assert!(Instant::now() < deadline, "it is no zombie");
@@ -278,7 +294,13 @@ mod tests {
         after.workers.processes = 1;
         after.zombies = 2;
         let excess = after.excess(&before).join("\n");
-        for what in ["15 threads", "server", "KiB", "1 processes", "2 processes ended"] {
+        for what in [
+            "ended with 15",
+            "server",
+            "KiB",
+            "ended with 1,",
+            "2 processes ended",
+        ] {
             assert!(excess.contains(what), "{what}: {excess}");
         }
     }

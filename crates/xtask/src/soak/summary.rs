@@ -6,6 +6,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use hdrhistogram::Histogram;
 
 use super::chaos::Events;
+use super::judge::{CRASH_LOOP, REFUSALS};
 use super::load::{Report, Tally};
 use super::requests::FUNCTIONS;
 use super::resources::{Resources, Usage};
@@ -41,6 +42,7 @@ impl Summary {
         let tables = [
             self.requests(&count),
             self.happened(&count, unit),
+            self.rates(),
             self.latencies(),
             self.resources(),
         ];
@@ -65,7 +67,9 @@ impl Summary {
             ]
         };
         let functions = FUNCTIONS.iter().zip(&self.report.tallies);
-        let mut rows: Vec<_> = functions.map(|(function, tally)| row(function.name, tally)).collect();
+        let mut rows: Vec<_> = functions
+            .map(|(function, tally)| row(function.name, tally))
+            .collect();
         rows.push(row("all", &self.report.total()));
         table(&head, &rows)
     }
@@ -77,16 +81,30 @@ impl Summary {
             ["workers killed".to_owned(), count(self.kills)],
             ["deployed again".to_owned(), count(events.deployed)],
             ["warmed".to_owned(), count(events.warmed)],
-            ["functions removed".to_owned(), count(events.functions_removed)],
-            ["snapshots removed".to_owned(), count(events.snapshots_removed)],
+            [
+                "functions removed".to_owned(),
+                count(events.functions_removed),
+            ],
+            [
+                "snapshots removed".to_owned(),
+                count(events.snapshots_removed),
+            ],
             ["store collected".to_owned(), count(events.collections)],
             ["of these refused or lost".to_owned(), count(events.refused)],
         ];
-        let refusals = self.report.refusals.iter();
-        rows.extend(refusals.map(|(code, number)| [code.clone(), count(*number)]));
-        rows.push(["requests borne a second".to_owned(), figure(self.borne)]);
-        rows.push(["requests offered a second".to_owned(), figure(self.offered)]);
+        let refusals = REFUSALS.iter().chain([&CRASH_LOOP]);
+        rows.extend(refusals.map(|code| {
+            let number = self.report.refusals.get(*code).copied();
+            [format!("refused: {code}"), count(number.unwrap_or(0))]
+        }));
         table(&["WHAT", unit], &rows)
+    }
+
+    /// What the machine bears, and what it was offered.
+    fn rates(&self) -> String {
+        let rows = [("borne", self.borne), ("offered", self.offered)];
+        let rows = rows.map(|(name, rate)| [name.to_owned(), figure(rate)]);
+        table(&["A SECOND", "requests"], &rows)
     }
 
     /// How long what was answered took.
@@ -139,10 +157,9 @@ impl Summary {
     /// The whole of it.
     pub(super) fn text(&self, machine: &str, seed: u64) -> String {
         let took = Duration::from_secs(self.report.took.as_secs());
-        let verdict = if self.wrong.is_empty() {
-            "Nothing went wrong.".to_owned()
-        } else {
-            format!("WRONG:\n  {}", self.wrong.join("\n  "))
+        let verdict = match self.wrong.len() {
+            0 => "Nothing went wrong.".to_owned(),
+            wrong => format!("{wrong} things went wrong."),
         };
         format!(
             "Soaked for {} s, seed {seed}, on {machine}.\n\n{}\n\n{verdict}",
