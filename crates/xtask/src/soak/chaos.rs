@@ -1,10 +1,10 @@
 //! What goes wrong, or only on, beside the load: workers are killed, functions published anew,
 //! functions and snapshots removed.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::process::Command;
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use rand::rngs::ChaCha8Rng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde::Deserialize;
 use serde_json::Value;
 use ureq::http::Method;
 
@@ -54,6 +55,21 @@ pub(super) struct Events {
     pub(super) refused: u64,
     /// What went wrong, one sentence each.
     pub(super) wrong: Vec<String>,
+}
+
+/// A snapshot, as `dormouse snapshot ls` tells of it.
+#[derive(Debug, Deserialize)]
+struct Row {
+    function: String,
+    id: String,
+    /// What it is a layer on.
+    parent: Option<String>,
+}
+
+impl Row {
+    fn name(&self) -> String {
+        format!("{}@{}", self.function, self.id)
+    }
 }
 
 /// What is hurt, and until when.
@@ -173,13 +189,16 @@ impl<'a> Chaos<'a> {
         }
         self.remove_passing()?;
 
-        let name = FUNCTIONS
-            .choose(rng)
-            .map_or("hello", |function| function.name);
-        self.remove_snapshot(name, rng)?;
-        let (code, said) = self.snapshot(&["gc", "--keep-last", "3"])?;
+        self.remove_snapshot(rng)?;
+        let gc = ["gc", "--keep-last", "3", "--format", "json"];
+        let (code, said) = self.snapshot(&gc)?;
         ensure!(code == 0, "dormouse snapshot gc ended with {code}: {said}");
-        self.note(|events| events.collections += 1);
+        let collected: Value = serde_json::from_str(&said)?;
+        let removed = collected["removed"].as_array().map_or(0, Vec::len);
+        self.note(|events| {
+            events.collections += 1;
+            events.snapshots_removed += removed as u64;
+        });
         Ok(())
     }
 
@@ -209,21 +228,30 @@ impl<'a> Chaos<'a> {
         Ok(())
     }
 
-    /// Removes one snapshot of a function, whichever, if nobody needs it.
-    fn remove_snapshot(&self, name: &str, rng: &mut ChaCha8Rng) -> Result<()> {
-        let (code, said) = self.snapshot(&["ls", name, "--format", "json"])?;
+    /// Removes one snapshot that is not its function's newest and that no layer stands on, whichever.
+    fn remove_snapshot(&self, rng: &mut ChaCha8Rng) -> Result<()> {
+        let (code, said) = self.snapshot(&["ls", "--all", "--format", "json"])?;
         ensure!(code == 0, "dormouse snapshot ls ended with {code}: {said}");
-        let list: Vec<Value> = serde_json::from_str(&said)?;
-        // The newest is the last one, and stays.
-        let older = &list[..list.len().saturating_sub(1)];
-        let Some(id) = older.choose(rng).and_then(|row| row["id"].as_str()) else {
+        let rows: Vec<Row> = serde_json::from_str(&said)?;
+        let parents: HashSet<&str> = rows
+            .iter()
+            .filter_map(|row| row.parent.as_deref())
+            .collect();
+        // From old to new, function by function.
+        let older = rows
+            .windows(2)
+            .filter(|pair| pair[0].function == pair[1].function);
+        let names = older.map(|pair| pair[0].name());
+        let names: Vec<String> = names.filter(|name| !parents.contains(&**name)).collect();
+        let Some(name) = names.choose(rng) else {
             return Ok(());
         };
-        let (code, said) = self.snapshot(&["rm", &format!("{name}@{id}")])?;
+        let (code, said) = self.snapshot(&["rm", name])?;
         match code {
             0 => self.note(|events| events.snapshots_removed += 1),
+            // A warming may have begun on it since.
             code if RM_REFUSES.contains(&code) => {}
-            code => bail!("dormouse snapshot rm {name}@{id} ended with {code}: {said}"),
+            code => bail!("dormouse snapshot rm {name} ended with {code}: {said}"),
         }
         Ok(())
     }
