@@ -36,9 +36,9 @@ struct Process {
     is_zombie: bool,
 }
 
-/// How long everything must have been idle before it is looked at: longer than an idle clone is kept
-/// (10 s).
-const IDLE: Duration = Duration::from_secs(15);
+/// How long everything must have been idle before it is looked at: an idle instance gives its clone's
+/// memory back after 10 s, and ends after 60 s more where there are more of it than are kept ready.
+const IDLE: Duration = Duration::from_secs(75);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_secs(5);
 /// Threads and descriptors that there may be more of: an async runtime ends idle threads of its own
