@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -72,7 +73,7 @@ impl Row {
     }
 }
 
-/// What is hurt, and until when.
+/// What is hurt, and how far it has come.
 pub(super) struct Chaos<'a> {
     pub(super) dormouse: &'a Path,
     pub(super) images: &'a Path,
@@ -80,7 +81,8 @@ pub(super) struct Chaos<'a> {
     pub(super) store: &'a Path,
     pub(super) server: u32,
     pub(super) judge: &'a Judge,
-    pub(super) until: Instant,
+    /// Set when the load has ended: then nothing more is begun.
+    pub(super) is_over: AtomicBool,
     pub(super) events: Mutex<Events>,
 }
 
@@ -88,7 +90,7 @@ pub(super) struct Chaos<'a> {
 type Act<'a> = fn(&Chaos<'a>, &mut ChaCha8Rng) -> Result<()>;
 
 impl<'a> Chaos<'a> {
-    /// Goes on until the time is over. Each kind of thing has a thread of its own.
+    /// Goes on until it is over. Each kind of thing has a thread of its own.
     pub(super) fn run(&self, seed: u64) {
         thread::scope(|scope| {
             let acts: [(Act<'a>, _); 3] = [
@@ -113,15 +115,20 @@ impl<'a> Chaos<'a> {
         });
     }
 
-    /// Whether there is time for more after a pause.
+    /// Whether there is to be more after a pause.
     fn pause(&self, pause_ms: u64) -> bool {
-        let at = Instant::now() + Duration::from_millis(pause_ms);
-        if at >= self.until {
-            thread::sleep(self.until.saturating_duration_since(Instant::now()));
-            return false;
+        const LOOK_EVERY: Duration = Duration::from_millis(200);
+        let until = Instant::now() + Duration::from_millis(pause_ms);
+        loop {
+            if self.is_over.load(Ordering::Relaxed) {
+                return false;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return true;
+            }
+            thread::sleep(left.min(LOOK_EVERY));
         }
-        thread::sleep(at.saturating_duration_since(Instant::now()));
-        true
     }
 
     fn note(&self, note: impl FnOnce(&mut Events)) {

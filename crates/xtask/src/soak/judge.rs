@@ -180,7 +180,7 @@ impl Judge {
             reply.problem().as_deref() == Some(code),
             "header and document differ"
         );
-        let wants_time = is_refusal(code) || code == CRASH_LOOP;
+        let wants_time = is_refusal(code) || [CRASH_LOOP, LOST].contains(&code);
         ensure!(
             !wants_time || reply.has_retry_after,
             "{code} came without Retry-After"

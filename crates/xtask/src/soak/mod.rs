@@ -21,9 +21,10 @@ mod tests;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
@@ -160,7 +161,7 @@ fn measure(repo: &Repo, dormouse: &Path, images: &Path, args: &SoakArgs) -> Resu
         store: server.store(),
         server: server.pid(),
         judge: &judge,
-        until: Instant::now(),
+        is_over: AtomicBool::new(false),
         events: Mutex::default(),
     };
     let step = Step::begin("deploying the functions");
@@ -194,16 +195,14 @@ fn measure(repo: &Repo, dormouse: &Path, images: &Path, args: &SoakArgs) -> Resu
     step.done();
 
     eprintln!("soaking for {} s", length.as_secs());
-    let chaos = Chaos {
-        until: Instant::now() + length,
-        ..chaos
-    };
     let pace = (offered, args.seed.wrapping_add(1));
     let report = thread::scope(|scope| {
         scope.spawn(|| chaos.run(args.seed));
-        load.open(&mut requests, pace, length, |report| {
+        let report = load.open(&mut requests, pace, length, |report| {
             tell(report, server.pid())
-        })
+        });
+        chaos.is_over.store(true, Ordering::Relaxed);
+        report
     })?;
     let step = Step::begin("idle: what is held now?");
     let is_enough = |now: &Resources| now.excess(&before).is_empty();

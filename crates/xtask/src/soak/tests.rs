@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime};
 
 use ureq::http::Method;
@@ -21,7 +22,7 @@ fn judge() -> Judge {
     let codes = [
         ("queue-full", 429),
         ("crash-loop", 503),
-        ("worker-lost", 502),
+        ("worker-lost", 503),
         ("function-crashed", 502),
         ("function-exited", 502),
         ("function-timeout", 504),
@@ -148,7 +149,7 @@ fn a_failure_is_right_where_it_was_asked_for() {
 fn a_request_is_lost_only_where_a_worker_was_killed() {
     let judge = judge();
     let hello = asked("hello", exactly("hi\n"));
-    let lost = || Ok(error(502, "worker-lost", false));
+    let lost = || Ok(error(503, "worker-lost", true));
     assert!(is_wrong(&judge.judge(&hello, now(), &lost())));
     let sent = now();
     judge.kills.begin();
@@ -205,7 +206,7 @@ fn a_server_that_answers_wrongly_is_noticed() {
         store: server.store(),
         server: server.pid(),
         judge: &judge,
-        until: Instant::now(),
+        is_over: AtomicBool::new(true),
         events: Mutex::default(),
     };
     let samples = ["hello", "hello", "wordfreq", "echo", "echo", "echo"];
