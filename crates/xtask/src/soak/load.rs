@@ -28,7 +28,7 @@ const STACK_BYTES: usize = 256 << 10;
 /// So much may go wrong until a run ends early: nothing is learned from more.
 const ENOUGH: u64 = 200;
 /// Sentences that are kept of what went wrong.
-const MAX_EXAMPLES: usize = 20;
+const MAX_EXAMPLES: usize = 10;
 
 /// Requests of one function, by outcome.
 #[derive(Debug, Default, Clone)]
@@ -60,7 +60,8 @@ pub(super) struct Report {
 }
 
 impl Report {
-    fn new() -> Result<Self> {
+    /// Nothing yet.
+    pub(super) fn new() -> Result<Self> {
         let times = Histogram::new(3).context("three digits are allowed")?;
         Ok(Self {
             tallies: Default::default(),
@@ -171,13 +172,13 @@ impl Load<'_> {
     }
 
     /// Sends requests at a rate, per second, at random times (a Poisson process) whatever comes of
-    /// them. `progress` is told of the run every now and then.
+    /// them. `progress` is told of the run every minute, on a thread of its own: nothing waits for it.
     pub(super) fn open(
         &self,
         requests: &mut Requests,
         (rate, seed): (f64, u64),
         length: Duration,
-        progress: impl Fn(&Report),
+        progress: impl Fn(Tally) + Sync,
     ) -> Result<Report> {
         const EVERY: Duration = Duration::from_secs(60);
         let report = Mutex::new(Report::new()?);
@@ -205,7 +206,8 @@ impl Load<'_> {
                 }
                 let asked = requests.draw();
                 if at >= told {
-                    progress(&lock(&report));
+                    let (total, progress) = (lock(&report).total(), &progress);
+                    scope.spawn(move || progress(total));
                     told += EVERY;
                 }
                 let due = begun + at;

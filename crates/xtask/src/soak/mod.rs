@@ -26,7 +26,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 
 use crate::progress::Step;
@@ -37,7 +37,7 @@ use crate::{functions, setup};
 use chaos::{Chaos, Events};
 use client::Client;
 use judge::Judge;
-use load::{Load, Report};
+use load::{Load, Report, Tally};
 use requests::{FUNCTIONS, Requests};
 use resources::Resources;
 use summary::Summary;
@@ -78,6 +78,8 @@ const README: Block = Block {
     name: "soak",
     title: "A soak, as `cargo xtask soak --readme README.md` wrote it here",
 };
+/// What the server says, in the repository.
+const LOG: &str = "target/soak/server.log";
 /// How many requests may wait for a function, and for how long: short, so that what is too much is
 /// refused soon, and little waits in the client.
 const QUEUE: &str = "32";
@@ -143,7 +145,7 @@ pub(crate) fn write(
 fn refuse(summary: &Summary) -> Result<()> {
     ensure!(
         summary.wrong.is_empty(),
-        "the soak found {} things wrong\n{}\nhint: target/soak/server.log has what the server said",
+        "of what was looked at, {} is wrong\n{}\nhint: {LOG} has what the server said",
         summary.wrong.len(),
         summary.wrong.join("\n")
     );
@@ -190,6 +192,16 @@ fn measure(repo: &Repo, dormouse: &Path, images: &Path, args: &SoakArgs) -> Resu
     let pace = (offered, args.seed);
     let first = load.open(&mut requests, pace, FIRST_OVERLOAD, |_| {})?;
     step.done();
+    // Before anything was done to it: there is nothing to be learned from a soak then.
+    for (part, report) in [
+        ("warming up", &warm_up),
+        ("closed loop", &closed),
+        ("first overload", &first),
+    ] {
+        if let Some(mistakes) = mistakes(part, report) {
+            bail!("{mistakes}\nhint: {LOG} has what the server said");
+        }
+    }
     let step = Step::begin("idle: what is held?");
     let before = Resources::settled(server.pid(), PATIENCE, |_| true)?;
     step.done();
@@ -198,8 +210,8 @@ fn measure(repo: &Repo, dormouse: &Path, images: &Path, args: &SoakArgs) -> Resu
     let pace = (offered, args.seed.wrapping_add(1));
     let report = thread::scope(|scope| {
         scope.spawn(|| chaos.run(args.seed));
-        let report = load.open(&mut requests, pace, length, |report| {
-            tell(report, server.pid())
+        let report = load.open(&mut requests, pace, length, |total| {
+            tell(&total, server.pid());
         });
         chaos.is_over.store(true, Ordering::Relaxed);
         report
@@ -216,14 +228,7 @@ fn measure(repo: &Repo, dormouse: &Path, images: &Path, args: &SoakArgs) -> Resu
     if let Err(error) = server.stop() {
         wrong.push(format!("{error:#}"));
     }
-    for (part, report) in [
-        ("warming up", &warm_up),
-        ("closed loop", &closed),
-        ("first overload", &first),
-        ("overload", &report),
-    ] {
-        wrong.extend(mistakes(part, report));
-    }
+    wrong.extend(mistakes("the soak", &report));
     wrong.extend(events.wrong.iter().cloned());
     wrong.extend(unfulfilled(&report, &events, kills, args.isolation));
     Ok(Summary {
@@ -242,8 +247,7 @@ fn measure(repo: &Repo, dormouse: &Path, images: &Path, args: &SoakArgs) -> Resu
 fn start(repo: &Repo, dormouse: &Path, isolation: Option<Isolation>) -> Result<Server> {
     let folder = repo.path("target/soak");
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let log = folder.join("server.log");
-    let log = File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
+    let log = File::create(repo.path(LOG)).with_context(|| format!("cannot create {LOG}"))?;
     let queue_timeout = format!("{}s", QUEUE_TIMEOUT.as_secs());
     let mut options = vec!["--listen", "127.0.0.1:0"];
     options.extend(["--queue", QUEUE, "--queue-timeout", &queue_timeout]);
@@ -255,11 +259,11 @@ fn start(repo: &Repo, dormouse: &Path, isolation: Option<Isolation>) -> Result<S
         options.extend(["--isolation", isolation]);
     }
     Server::start(dormouse, &folder, options, Stdio::from(log))
+        .with_context(|| format!("{LOG} has what the server said"))
 }
 
 /// How it goes, while it goes.
-fn tell(report: &Report, server: u32) {
-    let total = report.total();
+fn tell(total: &Tally, server: u32) {
     let front = Resources::now(server)
         .map(|now| now.front)
         .unwrap_or_default();
@@ -279,18 +283,13 @@ fn tell(report: &Report, server: u32) {
     );
 }
 
-/// Requests of a part that were neither answered nor refused rightly.
-fn mistakes(part: &str, report: &Report) -> Vec<String> {
-    let total = report.total();
-    if total.wrong + total.hung == 0 {
-        return Vec::new();
-    }
-    let head = format!(
-        "{part}: {} requests went wrong, {} hung, for example:",
-        total.wrong, total.hung
-    );
-    let examples = report.examples.iter().map(|example| format!("  {example}"));
-    std::iter::once(head).chain(examples).collect()
+/// Requests of a part that were neither answered nor refused rightly, where there are any.
+fn mistakes(part: &str, report: &Report) -> Option<String> {
+    let Tally { wrong, hung, .. } = report.total();
+    let examples = report.examples.join("\n  ");
+    (wrong + hung > 0).then(|| {
+        format!("{part}: {wrong} requests went wrong and {hung} hung, for example\n  {examples}")
+    })
 }
 
 /// What must happen for the soak to say anything, and what may not happen too often.

@@ -1,7 +1,5 @@
 //! One summary, for people and for README.md.
 
-use std::time::Duration;
-
 use comfy_table::{CellAlignment, Table, presets};
 use hdrhistogram::Histogram;
 
@@ -156,14 +154,13 @@ impl Summary {
 
     /// The whole of it.
     pub(super) fn text(&self, machine: &str, seed: u64) -> String {
-        let took = Duration::from_secs(self.report.took.as_secs());
         let verdict = match self.wrong.len() {
             0 => "Nothing went wrong.".to_owned(),
             wrong => format!("{wrong} things went wrong."),
         };
         format!(
             "Soaked for {} s, seed {seed}, on {machine}.\n\n{}\n\n{verdict}",
-            took.as_secs(),
+            self.report.took.as_secs(),
             self.tables(false)
         )
     }

@@ -9,11 +9,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use ureq::http::Method;
 
-use super::chaos::Chaos;
+use super::chaos::{Chaos, Events};
 use super::client::{Client, Failure, Reply};
 use super::judge::{Judge, Outcome};
-use super::load::Load;
+use super::load::{Load, Report};
 use super::requests::{Asked, Expected, FAULTY, FUNCTIONS, Requests};
+use super::{Isolation, unfulfilled};
 use crate::functions;
 use crate::repo::Repo;
 use crate::server::Server;
@@ -181,6 +182,38 @@ fn no_two_clones_may_be_the_same() {
     assert!(is_wrong(&of(unix_ms(), "d", 4, 2)), "used before");
     assert!(is_wrong(&of(unix_ms() - 60_000, "e", 5, 1)), "an old clock");
     assert!(is_wrong(&of(unix_ms() + 60_000, "f", 6, 1)), "a fast clock");
+}
+
+#[test]
+fn a_soak_in_which_little_happened_says_nothing() {
+    let mut report = Report::new().unwrap();
+    for tally in &mut report.tallies {
+        tally.asked = 10;
+        tally.answered = 5;
+        tally.refused = 4;
+    }
+    report.tallies[0].lost = 1;
+    let events = Events {
+        deployed: 1,
+        functions_removed: 1,
+        ..Events::default()
+    };
+    let of = |report: &Report, kills, isolation| {
+        unfulfilled(report, &events, kills, isolation).join("\n")
+    };
+    assert_eq!(of(&report, 1, None), "");
+    assert!(of(&report, 0, None).contains("no worker was found"));
+    report.tallies[0].lost = 9;
+    assert!(of(&report, 1, None).contains("9 requests were lost with 1 workers"));
+    assert_eq!(of(&report, 2, None), "");
+    report.tallies[0].lost = 0;
+    assert_eq!(of(&report, 0, Some(Isolation::None)), "");
+    report.tallies[1].answered = 0;
+    assert!(of(&report, 1, None).contains("hello answered nothing"));
+    let nothing = unfulfilled(&Report::new().unwrap(), &Events::default(), 1, None).join("\n");
+    for what in ["was refused", "was published", "was removed"] {
+        assert!(nothing.contains(what), "{nothing}");
+    }
 }
 
 /// Under the names of the functions there are others, but for `wordfreq` and `hello`: every request
