@@ -49,7 +49,10 @@ impl Server {
             .arg(&store)
             .arg("--url-file")
             .arg(&url_file)
+            // What the caller's own servers are told does not count here.
             .env_remove("DORMOUSE_TOKENS")
+            .env_remove("DORMOUSE_ISOLATION")
+            .env_remove("DORMOUSE_VERIFY")
             .stderr(output)
             .spawn()
             .with_context(|| format!("cannot start {}", dormouse.display()))?;
