@@ -145,7 +145,7 @@ pub(crate) fn write(
 fn refuse(summary: &Summary) -> Result<()> {
     ensure!(
         summary.wrong.is_empty(),
-        "of what was looked at, {} is wrong\n{}\nhint: {LOG} has what the server said",
+        "something went wrong, {} in all\n{}\nhint: {LOG} has what the server said",
         summary.wrong.len(),
         summary.wrong.join("\n")
     );

@@ -41,10 +41,12 @@ struct Process {
 const IDLE: Duration = Duration::from_secs(75);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_secs(5);
-/// Threads and descriptors that there may be more of: an async runtime ends idle threads of its own
-/// when it likes, and connections take a moment to close.
+/// Threads that there may be more of: an async runtime ends idle threads of its own when it likes.
 const MORE_THREADS: u64 = 4;
-const MORE_DESCRIPTORS: u64 = 8;
+/// Descriptors that there may be more of: eight for connections that take a moment to close, and one for
+/// the pack of each layer that a warming has added (at most eight, for each of the three functions that
+/// are warmed).
+const MORE_DESCRIPTORS: u64 = 8 + 3 * 8;
 /// Memory that there may be more of, above a tenth: what an allocator keeps.
 const MORE_KIB: u64 = 16 << 10;
 

@@ -156,7 +156,7 @@ impl Summary {
     pub(super) fn text(&self, machine: &str, seed: u64) -> String {
         let verdict = match self.wrong.len() {
             0 => "Nothing went wrong.".to_owned(),
-            wrong => format!("{wrong} things went wrong."),
+            wrong => format!("Something went wrong, {wrong} in all; the error says what."),
         };
         format!(
             "Soaked for {} s, seed {seed}, on {machine}.\n\n{}\n\n{verdict}",
