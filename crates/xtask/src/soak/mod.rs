@@ -76,7 +76,7 @@ enum Isolation {
 /// Where README.md has the summary.
 const README: Block = Block {
     name: "soak",
-    title: "A soak, as `cargo xtask soak --readme README.md` wrote it here",
+    title: "A soak, as `cargo xtask soak … --readme README.md` wrote it here",
 };
 /// What the server says, in the repository.
 const LOG: &str = "target/soak/server.log";
