@@ -4,7 +4,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_msr_entry};
 use kvm_ioctls::{Cap, Kvm};
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +18,8 @@ pub struct Host {
     pub(crate) kvm: Kvm,
     pub(crate) cpuid: CpuId,
     pub(crate) msrs: Vec<u32>,
+    /// The MSRs that a guest may change, as a new vCPU has them.
+    pub(crate) fresh_msrs: Vec<kvm_msr_entry>,
     profile: HostProfile,
 }
 
@@ -182,11 +184,13 @@ impl Host {
             kvm,
             cpuid,
             msrs,
+            fresh_msrs: Vec::new(),
             profile: HostProfile::empty(),
         };
         let found = probe::run(&host)?;
         host.cpuid = guest_cpuid(&host.cpuid, found.emulated_ring0)?;
         host.profile = HostProfile::read(&host.cpuid, &found);
+        host.fresh_msrs = found.fresh_msrs;
         Ok(host)
     }
 
@@ -244,8 +248,13 @@ mod leaf {
 ///
 /// Hermit takes the TSC frequency from the first source that answers; leaves 0x15, 0x16 and
 /// 0x40000010 are emptied so that this is the boot info, whose value we know.
+///
+/// Of virtualization, which KVM offers on most hosts, guests get none: what a guest leaves in its own
+/// guests and their control structures stands in the kernel, where no restore reaches it.
 fn guest_cpuid(supported: &CpuId, emulated_ring0: bool) -> Result<CpuId, Error> {
     const MONITOR: u32 = 1 << 3;
+    const VMX_AND_SMX: u32 = 0b11 << 5;
+    const SVM: u32 = 1 << 2;
     const X2APIC: u32 = 1 << 21;
     const TSC_DEADLINE: u32 = 1 << 24;
     const HYPERVISOR: u32 = 1 << 31;
@@ -255,7 +264,7 @@ fn guest_cpuid(supported: &CpuId, emulated_ring0: bool) -> Result<CpuId, Error> 
     for entry in &mut entries {
         match entry.function {
             leaf::FEATURES => {
-                entry.ecx &= !MONITOR;
+                entry.ecx &= !(MONITOR | VMX_AND_SMX);
                 entry.ecx |= X2APIC | TSC_DEADLINE | HYPERVISOR;
                 // One logical processor with APIC id 0.
                 entry.ebx = entry.ebx & 0xFFFF | 1 << 16;
@@ -263,7 +272,12 @@ fn guest_cpuid(supported: &CpuId, emulated_ring0: bool) -> Result<CpuId, Error> 
             leaf::TSC_RATIO | leaf::FREQUENCY | leaf::HYPERVISOR_TIMING => {
                 (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0);
             }
-            leaf::EXTENDED if emulated_ring0 => entry.edx &= !RDTSCP,
+            leaf::EXTENDED => {
+                entry.ecx &= !SVM;
+                if emulated_ring0 {
+                    entry.edx &= !RDTSCP;
+                }
+            }
             _ => {}
         }
     }
@@ -385,7 +399,10 @@ impl HostProfile {
 
 #[cfg(test)]
 mod tests {
+    use kvm_bindings::kvm_cpuid_entry2;
+
     use super::*;
+    use crate::probe::Found;
 
     fn profile() -> HostProfile {
         HostProfile::example()
@@ -397,6 +414,23 @@ mod tests {
         let error = profile().check_restorable(&here).unwrap_err();
         let text = error.to_string();
         (error, text)
+    }
+
+    #[test]
+    fn guests_are_offered_no_virtualization_of_their_own() {
+        let entries = [leaf::FEATURES, leaf::EXTENDED].map(|function| kvm_cpuid_entry2 {
+            function,
+            ecx: u32::MAX,
+            ..Default::default()
+        });
+        let all = CpuId::from_entries(&entries).unwrap();
+        let found = Found::default();
+        let told = HostProfile::read(&guest_cpuid(&all, false).unwrap(), &found);
+        let names = features::names(&told.features);
+        for name in ["vmx", "smx", "svm"] {
+            assert!(!names.iter().any(|found| found == name), "{name}");
+        }
+        assert!(names.iter().any(|found| found == "rdrand"), "the rest is");
     }
 
     #[test]

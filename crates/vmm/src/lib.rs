@@ -26,6 +26,7 @@ mod hypercall;
 mod image;
 mod kick;
 pub mod layout;
+mod leftovers;
 mod paging;
 mod probe;
 mod ram;

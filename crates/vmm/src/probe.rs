@@ -8,15 +8,18 @@ use crate::config::Placement;
 use crate::error::Error;
 use crate::host::Host;
 use crate::layout::{HUGE_PAGE_BYTES, KERNEL_OFFSET};
+use crate::leftovers;
 use crate::paging::Mapping;
 use crate::shell::Shell;
 use crate::vcpu::{MSR_IA32_TSC, get_msrs, set_msrs};
 
 /// What the probe found.
+#[derive(Default)]
 pub(crate) struct Found {
     pub(crate) emulated_ring0: bool,
     pub(crate) tsc_settable: bool,
     pub(crate) tsc_khz: u32,
+    pub(crate) fresh_msrs: Vec<kvm_msr_entry>,
 }
 
 /// `paddd xmm0, xmm0; out 0xfe, al`: SSE2 integer arithmetic, which every x86-64 CPU has and KVM's
@@ -35,6 +38,7 @@ pub(crate) fn run(host: &Host) -> Result<Found, Error> {
         .vcpu
         .get_tsc_khz()
         .map_err(Error::kvm("KVM_GET_TSC_KHZ"))?;
+    let fresh_msrs = leftovers::find(&shell.vcpu);
     let tsc_settable = tsc_settable(&shell)?;
 
     boot::enter_long_mode(&mut shell, Mapping::Guest, KERNEL_OFFSET, 0, 0)?;
@@ -63,6 +67,7 @@ pub(crate) fn run(host: &Host) -> Result<Found, Error> {
         emulated_ring0,
         tsc_settable,
         tsc_khz,
+        fresh_msrs,
     })
 }
 

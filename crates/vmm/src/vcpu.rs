@@ -72,11 +72,12 @@ const MSR_IA32_TSC_DEADLINE: u32 = 0x6E0;
 
 /// The MSRs that are saved, in the order in which they are set (Intel SDM vol. 4; AMD APM vol. 2,
 /// A). `APIC_BASE` and `EFER` are part of the system registers; MSRs that tell of the host and
-/// those of features that guests are not offered stay out.
+/// those of features that guests are not offered stay out. What else a guest may change,
+/// [`crate::leftovers`] undoes.
 ///
 /// KVM's own MSRs are all here although Hermit uses none: some name guest memory that KVM writes
 /// to, so one that a guest left behind in a shell would corrupt the next.
-const SAVED_MSRS: [u32; 51] = [
+pub(crate) const SAVED_MSRS: [u32; 51] = [
     0x174,       // IA32_SYSENTER_CS
     0x175,       // IA32_SYSENTER_ESP
     0x176,       // IA32_SYSENTER_EIP
@@ -202,6 +203,14 @@ impl VcpuState {
         self.mp_state.mp_state
     }
 
+    /// What a guest may change and this does not hold, as a new vCPU has it.
+    fn unsaved_msrs<'a>(&self, host: &'a Host) -> impl Iterator<Item = kvm_msr_entry> + use<'a> {
+        let mut saved: Vec<u32> = self.msrs.iter().map(|entry| entry.index).collect();
+        saved.sort_unstable();
+        let fresh = host.fresh_msrs.iter().copied();
+        fresh.filter(move |entry| saved.binary_search(&entry.index).is_err())
+    }
+
     /// Reads the state. Pending I/O must be complete.
     pub(crate) fn save(host: &Host, shell: &Shell) -> Result<Self, Error> {
         let vcpu = &shell.vcpu;
@@ -248,10 +257,13 @@ impl VcpuState {
         };
         let now = Self::save(host, shell)?;
         let shared = shell.vcpu.sync_regs();
-        let msrs = |state: &Self| -> Vec<(u32, u64)> {
-            let entries = state.msrs.iter();
+        let msrs = |entries: &[kvm_msr_entry]| -> Vec<(u32, u64)> {
+            let entries = entries.iter();
             entries.map(|entry| (entry.index, entry.data)).collect()
         };
+        let unsaved: Vec<_> = self.unsaved_msrs(host).collect();
+        let unsaved_indices: Vec<u32> = unsaved.iter().map(|entry| entry.index).collect();
+        let unsaved_now = get_msrs(&shell.vcpu, &unsaved_indices)?;
         let parts = [
             ("registers", shared.regs == self.regs),
             ("system registers", now.sregs == self.sregs),
@@ -259,7 +271,8 @@ impl VcpuState {
             ("XSAVE area", now.xsave.region == self.xsave.region),
             ("debug registers", now.debug == self.debug),
             ("LAPIC", lapic(&now.lapic) == lapic(&self.lapic)),
-            ("MSRs", msrs(&now) == msrs(self)),
+            ("MSRs", msrs(&now.msrs) == msrs(&self.msrs)),
+            ("other MSRs", msrs(&unsaved_now) == msrs(&unsaved)),
             ("events", shared.events == self.events),
             ("MP state", now.mp_state == self.mp_state),
         ];
@@ -300,9 +313,11 @@ impl VcpuState {
     /// 5. Events after the registers, whose interrupt flag and shadow they refine.
     /// 6. MP state last: it lets the vCPU run.
     ///
+    /// MSRs that the snapshot does not hold get the values that they have in a new vCPU.
+    ///
     /// Registers and events are left in the shared page, where the next `KVM_RUN` takes them in that
     /// order before it enters the guest (`KVM_CAP_SYNC_REGS`): two system calls less.
-    pub(crate) fn set(&self, shell: &mut Shell) -> Result<(), Error> {
+    pub(crate) fn set(&self, host: &Host, shell: &mut Shell) -> Result<(), Error> {
         let vcpu = &mut shell.vcpu;
         vcpu.set_sregs(&self.sregs)
             .map_err(Error::kvm("KVM_SET_SREGS"))?;
@@ -315,7 +330,8 @@ impl VcpuState {
             .map_err(Error::kvm("KVM_SET_DEBUGREGS"))?;
         vcpu.set_lapic(&self.lapic)
             .map_err(Error::kvm("KVM_SET_LAPIC"))?;
-        set_msrs(vcpu, &self.msrs)?;
+        let msrs: Vec<_> = self.unsaved_msrs(host).chain(self.msrs.clone()).collect();
+        set_msrs(vcpu, &msrs)?;
         vcpu.set_mp_state(self.mp_state)
             .map_err(Error::kvm("KVM_SET_MP_STATE"))?;
 

@@ -135,7 +135,7 @@ impl Vm {
         shell.interrupter.take();
         shell.complete_io()?;
         let clock = state.clock.set_tsc(&host, &shell)?;
-        state.vcpu.set(&mut shell)?;
+        state.vcpu.set(&host, &mut shell)?;
         // Registers and events wait in the shared page: should the guest be saved before it has
         // run, KVM must take them first.
         shell.io_pending = true;

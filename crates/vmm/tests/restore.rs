@@ -280,6 +280,55 @@ fn nothing_of_a_shells_last_guest_reaches_the_next() {
 }
 
 #[test]
+fn no_msr_keeps_what_a_shells_last_guest_wrote() {
+    kvm_or_skip!();
+    const TSC: u32 = 0x10;
+    // All places where CPUs have MSRs that KVM lets guests write (Linux `arch/x86/kvm`).
+    let places = [
+        0..0x1000,
+        0x1400..0x1500,
+        0x4000_0000..0x4000_0110,
+        0x4B56_4D00..0x4B56_4D10,
+        0xC000_0080..0xC000_0110,
+        0xC001_0000..0xC001_0300,
+        0xC001_1000..0xC001_1040,
+    ];
+    let image = Puppet::image(dormouse_vmm::Interface::V1);
+    let (vm, output) = boot(&image, &machine());
+    let mut clean = Puppet::in_vm(vm, output.clone());
+    let saved = Saved::of(&mut clean.vm, &Symbols::default());
+    let block = clean.block();
+    let mut shell = clean.vm.into_shell();
+    let mut kept = Vec::new();
+    let mut written = 0;
+    let read = |vm: Vm, index| {
+        let mut next = Puppet::waiting(vm, output.clone(), block);
+        let found = next.try_read_msr(index);
+        (found, next.vm.into_shell())
+    };
+    for index in places.into_iter().flatten().filter(|&index| index != TSC) {
+        for value in [0xFFFF_FFFF_FFFF_F000, 0x1230, 4, 1] {
+            let vm = saved.restore(shell, &output);
+            let mut hostile = Puppet::waiting(vm, output.clone(), block);
+            let could = hostile.could_write_msr(index, value);
+            shell = hostile.vm.into_shell();
+            if !could {
+                continue;
+            }
+            written += 1;
+            let found;
+            (found, shell) = read(saved.restore(shell, &output), index);
+            if found != read(saved.restore_anew(&output), index).0 {
+                kept.push(format!("{index:#x}"));
+            }
+        }
+    }
+    kept.dedup();
+    assert_eq!(kept, [""; 0], "they keep what was written");
+    assert!(written > 50, "only {written} writes went through");
+}
+
+#[test]
 fn a_state_is_restored_only_where_it_belongs() {
     kvm_or_skip!();
     let mut puppet = Puppet::v1();

@@ -278,6 +278,19 @@ impl Puppet {
         self.result(Action::WriteMsr, index.into(), value);
     }
 
+    /// What the guest reads in an MSR, if it can.
+    pub(crate) fn try_read_msr(&mut self, index: u32) -> Option<u64> {
+        let stop = self.act(Action::ReadMsr, index.into(), 0, 0);
+        let could = matches!(stop, Stop::Exchange { .. });
+        could.then(|| u64::from_le_bytes(self.get(self.block + 32)))
+    }
+
+    /// Writes an MSR and says whether the guest could.
+    pub(crate) fn could_write_msr(&mut self, index: u32, value: u64) -> bool {
+        let stop = self.act(Action::WriteMsr, index.into(), value, 0);
+        matches!(stop, Stop::Exchange { .. })
+    }
+
     pub(crate) fn load_cr3(&mut self, value: u64) {
         self.result(Action::LoadCr3, 0, value);
     }
