@@ -133,6 +133,14 @@ fn while_the_host_has_no_memory_to_spare_nothing_starts() {
     assert!(problem.detail.contains("--memory-floor"), "{problem:?}");
     says_when_to_come_back(&refused);
     let _ = server.client().get("/readyz").ok();
+    let metrics = server.client().get("/metrics").ok().text();
+    for line in [
+        "dormouse_memory_low 1",
+        "dormouse_memory_refusals_total{reason=\"floor\"} 1",
+        "dormouse_memory_refusals_total{reason=\"budget\"} 0",
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "{metrics}");
+    }
 }
 
 #[test]

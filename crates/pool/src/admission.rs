@@ -176,7 +176,7 @@ impl Pool {
         };
         let charge = match tokio::time::timeout(self.inner.config.queue_timeout, waiting).await {
             Ok(charge) => charge,
-            Err(_) => Err(budget.refusal(function.name(), needed_bytes)),
+            Err(_) => Err(budget.refuse(function.name(), needed_bytes)),
         };
         charge.map_err(|error| {
             function.traffic.refuse();

@@ -8,6 +8,7 @@
 //! while it runs, a little ahead of its page faults, and is ended where there is no more: by its own
 //! pool, with a reason, and not by the kernel.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dormouse_snapshot::FunctionName;
@@ -36,6 +37,14 @@ pub(crate) struct Budget {
     units: Arc<Semaphore>,
     limit: u32,
     host: Arc<HostMemory>,
+    refused: Arc<Refused>,
+}
+
+/// How often somebody waited for memory in vain.
+#[derive(Debug, Default)]
+struct Refused {
+    over_budget: AtomicU64,
+    low_memory: AtomicU64,
 }
 
 /// A part of a [`Budget`], given back when it is dropped.
@@ -57,6 +66,7 @@ impl Budget {
             units: Arc::new(Semaphore::new(limit as usize)),
             limit,
             host,
+            refused: Arc::default(),
         }
     }
 
@@ -65,7 +75,6 @@ impl Budget {
     }
 
     /// What keeps anything new from starting.
-    #[cfg(test)]
     pub(crate) fn host(&self) -> &HostMemory {
         &self.host
     }
@@ -108,7 +117,28 @@ impl Budget {
         }
     }
 
-    /// Why there is no room for so much.
+    /// Why nobody waits any longer for so much. It is counted.
+    pub(crate) fn refuse(&self, name: &FunctionName, needed_bytes: u64) -> Error {
+        let refusal = self.refusal(name, needed_bytes);
+        let counter = match refusal {
+            Error::LowMemory { .. } => &self.refused.low_memory,
+            _ => &self.refused.over_budget,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        refusal
+    }
+
+    /// How often somebody waited in vain because the budget was held.
+    pub(crate) fn refused_over_budget(&self) -> u64 {
+        self.refused.over_budget.load(Ordering::Relaxed)
+    }
+
+    /// How often somebody waited in vain because the host had too little left.
+    pub(crate) fn refused_low_memory(&self) -> u64 {
+        self.refused.low_memory.load(Ordering::Relaxed)
+    }
+
+    /// Why there is no room for so much now.
     pub(crate) fn refusal(&self, name: &FunctionName, needed_bytes: u64) -> Error {
         if self.host.is_low() {
             Error::low_memory(name, needed_bytes)

@@ -30,7 +30,8 @@ pub struct PoolConfig {
     /// guests are.
     pub memory_budget_bytes: Option<u64>,
     /// Below how much memory left on the host, or in this process's control group, nothing new is
-    /// started and idle instances are ended, in bytes; 0 for never.
+    /// started and idle instances are ended, in bytes; 0 for never. A request waits then, up to
+    /// `queue_timeout`, even where an instance is idle still: its run would take memory too.
     pub memory_floor_bytes: u64,
     /// How many deployments and warmings may run or wait at once.
     pub max_deploys: usize,

@@ -137,13 +137,16 @@ fn group_available_bytes(folder: &Path) -> Option<u64> {
     let read = |name: &str| std::fs::read_to_string(folder.join(name)).ok();
     let limit_bytes: u64 = read("memory.max")?.trim().parse().ok()?;
     let used_bytes: u64 = read("memory.current")?.trim().parse().ok()?;
-    // A group's page cache counts as used, but the kernel takes it back before it ends anybody.
+    // A group's page cache counts as used, but the kernel takes it back before it ends anybody: also
+    // what is read often (active), which is all of it where snapshots are read again and again. Guests'
+    // memory is not among it, be it a snapshot's, which counts as shared memory.
     let stat = read("memory.stat").unwrap_or_default();
+    let given_back = ["inactive_file ", "active_file ", "slab_reclaimable "];
     let cache_bytes: u64 = stat
         .lines()
-        .find_map(|line| line.strip_prefix("inactive_file "))
-        .and_then(|bytes| bytes.trim().parse().ok())
-        .unwrap_or(0);
+        .filter_map(|line| given_back.iter().find_map(|name| line.strip_prefix(name)))
+        .filter_map(|bytes| bytes.trim().parse::<u64>().ok())
+        .fold(0, u64::saturating_add);
     Some(limit_bytes.saturating_sub(used_bytes.saturating_sub(cache_bytes)))
 }
 
@@ -172,7 +175,8 @@ mod tests {
         assert_eq!(group_available_bytes(folder.path()), None);
         write("memory.max", "1000\n");
         assert_eq!(group_available_bytes(folder.path()), Some(100));
-        write("memory.stat", "anon 400\ninactive_file 300\n");
+        let stat = "anon 400\nshmem 100\ninactive_file 200\nactive_file 80\nslab_reclaimable 20\n";
+        write("memory.stat", stat);
         assert_eq!(group_available_bytes(folder.path()), Some(400));
         write("memory.current", "5000\n");
         assert_eq!(group_available_bytes(folder.path()), Some(0));
@@ -218,9 +222,15 @@ mod tests {
         let other = pool.deploy("other", image.clone(), function.clone());
         let refused = other.await.unwrap_err();
         assert!(matches!(refused, Error::LowMemory { .. }), "{refused}");
-        assert_eq!(pool.stats().shells, 0);
+        let stats = pool.stats();
+        assert_eq!((stats.shells, stats.memory_is_low), (0, true));
+        assert_eq!(
+            (stats.refused_low_memory, stats.refused_over_budget),
+            (2, 0)
+        );
 
         memory.note(false);
+        assert!(!pool.stats().memory_is_low);
         get(&pool).await.unwrap().result.unwrap();
     }
 

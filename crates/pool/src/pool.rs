@@ -462,6 +462,9 @@ impl Pool {
                 .sum(),
             memory_budget_bytes: self.inner.budget.limit_bytes(),
             memory_held_bytes: self.inner.budget.held_bytes(),
+            memory_is_low: self.inner.budget.host().is_low(),
+            refused_over_budget: self.inner.budget.refused_over_budget(),
+            refused_low_memory: self.inner.budget.refused_low_memory(),
             damaged_snapshots: self.inner.damages.count(),
             functions: stats,
         }

@@ -62,7 +62,7 @@ impl Pool {
             }
         };
         let charge = tokio::time::timeout(self.inner.config.queue_timeout, charging).await;
-        charge.map_err(|_| budget.refusal(name, bytes))
+        charge.map_err(|_| budget.refuse(name, bytes))
     }
 }
 

@@ -70,6 +70,12 @@ pub struct PoolStats {
     pub memory_budget_bytes: u64,
     /// Memory that is held, or reserved for what runs.
     pub memory_held_bytes: u64,
+    /// Whether the host has less memory left than it is to keep, so that nothing new starts.
+    pub memory_is_low: bool,
+    /// How many requests and deployments waited for memory in vain because others held the budget.
+    pub refused_over_budget: u64,
+    /// How many waited in vain because the host had less memory left than it is to keep.
+    pub refused_low_memory: u64,
     /// Snapshots that were found to be damaged since the pool was opened.
     pub damaged_snapshots: u64,
     /// The functions in use, by name.

@@ -31,6 +31,12 @@ struct Route {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Refusal {
+    /// The limit, as the server's option names it.
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Function {
     function: String,
 }
@@ -147,7 +153,9 @@ const FUNCTION_COUNTERS: [FunctionCounter; 8] = [
         s.failures
     }),
     ("timeouts", "Invocations over their time", |s| s.timeouts),
-    ("refused", "Requests refused by queue limits", |s| s.refused),
+    ("refused", "Requests refused because of limits", |s| {
+        s.refused
+    }),
     (
         "crash_loops",
         "Times that the function did nothing but crash, and was let rest",
@@ -185,9 +193,27 @@ impl Collector for PoolCollector {
                 "Memory that instances hold, or that is reserved for what runs",
                 stats.memory_held_bytes,
             ),
+            (
+                "memory_low",
+                "1 while the host has less memory left than --memory-floor, and nothing starts",
+                stats.memory_is_low.into(),
+            ),
         ] {
             let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+        }
+        let mut refusals = encoder.encode_descriptor(
+            "memory_refusals",
+            "Requests and deployments that waited for memory in vain",
+            None,
+            MetricType::Counter,
+        )?;
+        for (reason, count) in [
+            ("budget", stats.refused_over_budget),
+            ("floor", stats.refused_low_memory),
+        ] {
+            let label = Refusal { reason };
+            ConstCounter::new(count).encode(refusals.encode_family(&label)?)?;
         }
         let damaged = ConstCounter::new(stats.damaged_snapshots);
         damaged.encode(encoder.encode_descriptor(
