@@ -281,7 +281,7 @@ fn symbols(
             Some(Symbol {
                 address,
                 bytes: symbol.size(),
-                name: owner::demangle(mangled),
+                name: dormouse_vmm::demangle(mangled),
                 class: PageClass::Constants,
             })
         })

@@ -1,16 +1,11 @@
 //! Whose a symbol is: the kernel's or the function's, which the linker puts into one file.
 
-use std::fmt::{self, Write};
-
 /// Who wrote a part of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Owner {
     Kernel,
     Function,
 }
-
-/// The most that is shown of a name, in bytes.
-const MAX_NAME_BYTES: usize = 512;
 
 /// Crates that are in kernels only. Their own dependencies may be in functions as well.
 const KERNEL_CRATES: [&str; 2] = ["hermit", "hermit_kernel"];
@@ -38,31 +33,6 @@ pub(crate) fn of(name: &str) -> Option<Owner> {
     } else {
         None
     }
-}
-
-/// A mangled name as people read it. Short names may stand for very long ones: the rest is cut off.
-pub(crate) fn demangle(mangled: &str) -> String {
-    struct Cut(String);
-
-    impl Write for Cut {
-        fn write_str(&mut self, text: &str) -> fmt::Result {
-            let room = MAX_NAME_BYTES.saturating_sub(self.0.len());
-            if text.len() <= room {
-                self.0.push_str(text);
-                return Ok(());
-            }
-            let fits = |(at, c): &(usize, char)| at + c.len_utf8() <= room;
-            let kept = text.char_indices().take_while(fits).map(|(_, c)| c);
-            self.0.extend(kept);
-            self.0.push('…');
-            Err(fmt::Error)
-        }
-    }
-
-    let mut name = Cut(String::new());
-    // The error is the cut.
-    let _ = write!(name, "{:#}", rustc_demangle::demangle(mangled));
-    name.0
 }
 
 #[cfg(test)]
@@ -93,15 +63,5 @@ mod tests {
         ] {
             assert_eq!(of(name), owner, "{name}");
         }
-    }
-
-    #[test]
-    fn names_are_cut() {
-        let name = demangle(&"ü".repeat(10_000));
-        assert!(name.len() <= MAX_NAME_BYTES + '…'.len_utf8() && name.ends_with('…'));
-        assert_eq!(
-            demangle("_ZN6hermit7entropy4POOL17h9770772f6c405eb5E"),
-            "hermit::entropy::POOL"
-        );
     }
 }

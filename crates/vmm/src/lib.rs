@@ -46,7 +46,7 @@ pub use describe::{
 pub use error::Error;
 pub use gdt::TABLE as GDT_TABLE;
 pub use host::{Capability, Host, HostProfile};
-pub use image::{GuestImage, Interface, Symbols};
+pub use image::{GuestImage, Interface, Symbols, demangle};
 pub use kick::Interrupter;
 pub use paging::{
     Mapped, Mapping, build as build_page_tables, translate, translate_by_mapper,

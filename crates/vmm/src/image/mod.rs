@@ -6,7 +6,7 @@ mod symbols;
 use hermit_entry::boot_info::LoadInfo;
 use hermit_entry::elf::KernelObject;
 
-pub use symbols::Symbols;
+pub use symbols::{Symbols, demangle};
 
 use crate::error::Error;
 use crate::ram::GuestRam;

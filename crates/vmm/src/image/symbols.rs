@@ -1,6 +1,11 @@
 //! Names for addresses, and addresses for names.
 
+use std::fmt::{self, Write};
+
 use object::{Object, ObjectSymbol, SymbolKind};
+
+/// Where a name is cut.
+const MAX_NAME_BYTES: usize = 512;
 
 /// The symbols of a loaded image, sorted by guest address.
 #[derive(Debug, Default)]
@@ -41,8 +46,7 @@ impl Symbols {
             .partition_point(|(start, ..)| *start <= address);
         let (start, size, name) = self.entries.get(after.checked_sub(1)?)?;
         let offset = address - start;
-        (offset < (*size).max(1))
-            .then(|| format!("{:#}+{offset:#x}", rustc_demangle::demangle(name)))
+        (offset < (*size).max(1)).then(|| format!("{}+{offset:#x}", demangle(name)))
     }
 
     /// Address and size of the first symbol whose demangled path is `path`.
@@ -55,5 +59,51 @@ impl Symbols {
             .filter(|(.., name)| name.contains(last))
             .find(|(.., name)| format!("{:#}", rustc_demangle::demangle(name)) == path)
             .map(|(start, size, _)| (*start, *size))
+    }
+}
+
+/// A mangled name as people read it. An image can say anything, at any length, and short names may
+/// stand for very long ones: the rest is cut off, and what is no text is replaced.
+#[must_use]
+pub fn demangle(mangled: &str) -> String {
+    struct Cut(String);
+
+    impl Write for Cut {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            for c in text.chars() {
+                let c = if c.is_control() {
+                    char::REPLACEMENT_CHARACTER
+                } else {
+                    c
+                };
+                if self.0.len() + c.len_utf8() > MAX_NAME_BYTES {
+                    self.0.push('…');
+                    return Err(fmt::Error);
+                }
+                self.0.push(c);
+            }
+            Ok(())
+        }
+    }
+
+    let mut name = Cut(String::new());
+    // The error is the cut.
+    let _ = write!(name, "{:#}", rustc_demangle::demangle(mangled));
+    name.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_cut_and_are_text() {
+        let name = demangle(&"ü".repeat(10_000));
+        assert!(name.len() <= MAX_NAME_BYTES + '…'.len_utf8() && name.ends_with('…'));
+        assert_eq!(
+            demangle("_ZN6hermit7entropy4POOL17h9770772f6c405eb5E"),
+            "hermit::entropy::POOL"
+        );
+        assert_eq!(demangle("a\x1b[31m\n"), "a\u{FFFD}[31m\u{FFFD}");
     }
 }
