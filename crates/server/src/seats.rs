@@ -108,9 +108,15 @@ impl Seat {
         self.leave.notified().await;
     }
 
-    /// Whether nothing would be lost.
+    /// Whether nothing would be lost. Whoever stays for its answer alone can be asked again.
     pub(crate) fn may_leave(&self) -> bool {
-        lock(&self.key).is_some() && !self.is_writing.load(Ordering::Acquire)
+        let is_silent = lock(&self.key).is_some();
+        if is_silent && self.is_writing.load(Ordering::Acquire) {
+            self.has_spoken();
+            self.is_silent();
+            return false;
+        }
+        is_silent
     }
 
     /// Whether bytes of an answer wait for the client to take them.
@@ -122,5 +128,37 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.has_spoken();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Lets the seat go once it may, as its connection does.
+    async fn leave(seat: Arc<Seat>) {
+        loop {
+            seat.asked_to_leave().await;
+            if seat.may_leave() {
+                return;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn who_was_asked_while_it_took_its_answer_is_asked_again() {
+        let seats = Seats::new(1);
+        let first = seats.take().await;
+        first.set_writing(true);
+        let leaving = tokio::spawn(leave(Arc::clone(&first)));
+        let next = seats.take();
+        tokio::pin!(next);
+        let early = tokio::time::timeout(5 * ASK_EVERY, &mut next).await;
+        assert!(early.is_err(), "it left without its answer");
+        first.set_writing(false);
+        drop(first);
+        let second = tokio::time::timeout(Duration::from_secs(10), next).await;
+        second.expect("it is asked again");
+        leaving.await.unwrap();
     }
 }
