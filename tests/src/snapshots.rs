@@ -22,6 +22,8 @@ pub struct Edited {
     pub state: Vec<u8>,
     /// All guest memory.
     pub memory: Vec<u8>,
+    /// The function's configuration.
+    pub config: serde_json::Value,
 }
 
 impl Edited {
@@ -60,6 +62,7 @@ pub fn edit(folder: &Path, function: &str, change: impl FnOnce(&mut Edited)) {
     let mut edited = Edited {
         memory: vec![0; pages as usize * PAGE_BYTES],
         state: snapshot.state.0,
+        config: snapshot.manifest.config.clone(),
     };
     snapshot
         .memory
@@ -76,7 +79,7 @@ pub fn edit(folder: &Path, function: &str, change: impl FnOnce(&mut Edited)) {
     let draft = Draft {
         created_unix_ms: snapshot.manifest.created_unix_ms,
         host: snapshot.manifest.host.clone(),
-        config: snapshot.manifest.config.clone(),
+        config: edited.config,
         state: &state,
         memory: MemoryDraft {
             pages,

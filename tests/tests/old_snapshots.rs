@@ -227,3 +227,45 @@ fn a_snapshot_of_another_abi_is_refused_with_what_to_do() {
     );
     assert!(problem.detail.contains(&expected), "{}", problem.detail);
 }
+
+/// The snapshot does not fit the host, and the function has a millisecond to start, which it needs longer
+/// for: every request would have it booted in vain.
+#[test]
+fn a_function_that_cannot_be_booted_anew_rests_between_its_boots() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    server.deploy("whoami");
+    let folder = server.store().to_owned();
+    let vendor = dormouse_vmm::Host::open()
+        .expect("KVM")
+        .profile()
+        .vendor
+        .clone();
+    edit(&folder, "whoami", |edited| {
+        let bytes = edited.state.windows(vendor.len());
+        let at = bytes.clone().position(|bytes| bytes == vendor.as_bytes());
+        let at = at.expect("the vendor in the state");
+        edited.state[at..at + vendor.len()].fill(b'x');
+        edited.config["init_timeout_ms"] = 1.into();
+    });
+    let Some(later) = Server::over(&folder) else {
+        return;
+    };
+    let first = later.client().invoke("whoami", "/").problem();
+    assert_eq!(first.kind(), (504, "init-timeout"), "{first:?}");
+    let refused = later.client().invoke("whoami", "/");
+    let seconds: u64 = refused.header("retry-after").parse().expect("seconds");
+    let problem = refused.problem();
+    assert_eq!(problem.kind(), (503, "crash-loop"), "{problem:?}");
+    assert!(
+        problem.detail.contains("did not answer within 1ms"),
+        "{problem:?}"
+    );
+    std::thread::sleep(std::time::Duration::from_secs(seconds));
+    let again = later.client().invoke("whoami", "/").problem();
+    assert_eq!(again.kind(), (504, "init-timeout"), "{again:?}");
+    // A deployment ends it.
+    later.deploy("whoami");
+    knows_the_time(later.client());
+}

@@ -52,7 +52,7 @@ impl Pool {
     ///
     /// # Errors
     /// [`Error::UnknownFunction`], [`Error::QueueFull`], [`Error::QueueTimeout`],
-    /// [`Error::CrashLoop`], [`Error::OverBudget`], [`Error::LowMemory`], [`Error::Draining`],
+    /// [`Error::CrashLoop`], [`Error::BootLoop`], [`Error::OverBudget`], [`Error::LowMemory`], [`Error::Draining`],
     /// [`Error::Store`], [`Error::Host`].
     pub async fn checkout(&self, name: &str) -> Result<Lease, Error> {
         self.checkout_for(name, Start::Ready).await

@@ -17,10 +17,16 @@
 //! So a function that fails on some requests only goes on answering the others: one answer in a minute
 //! is enough to be trusted. The memory of all this is that of the opened snapshot; a new deployment
 //! begins anew.
+//!
+//! Where a snapshot does not fit the host, a request has the function's image booted. Each such boot that
+//! fails is followed by a rest of the same kind ([`FailedBoots`]): a boot keeps a core busy, and requests
+//! may come at any rate.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use dormouse_snapshot::FunctionName;
 
 use crate::error::{Error, Failure};
 use crate::function::Function;
@@ -160,6 +166,53 @@ impl Drop for Leave {
         {
             rest.is_tried = false;
         }
+    }
+}
+
+/// What is remembered of a function's cold boots that failed since one was ready.
+#[derive(Debug, Default)]
+pub(crate) struct FailedBoots {
+    last: Option<FailedBoot>,
+}
+
+#[derive(Debug)]
+struct FailedBoot {
+    reason: String,
+    wait: Duration,
+    until: Instant,
+}
+
+impl FailedBoots {
+    /// Refuses another boot while the function rests from the last.
+    ///
+    /// # Errors
+    /// [`Error::BootLoop`].
+    pub(crate) fn check(&self, name: &FunctionName, now: Instant) -> Result<(), Error> {
+        match &self.last {
+            Some(boot) if now < boot.until => {
+                Err(Error::boot_loop(name, &boot.reason, boot.until - now))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes note of a boot that failed. What others have to do with it is none of the function's doing.
+    pub(crate) fn note(&mut self, error: &Error, now: Instant) {
+        if !matches!(error, Error::Init { .. } | Error::BadImage { .. }) {
+            return;
+        }
+        let last = self.last.as_ref();
+        let wait = last.map_or(FIRST_WAIT, |boot| (boot.wait * 2).min(LONGEST_WAIT));
+        self.last = Some(FailedBoot {
+            reason: error.to_string(),
+            wait,
+            until: now + wait,
+        });
+    }
+
+    /// The function is ready.
+    pub(crate) fn forget(&mut self) {
+        self.last = None;
     }
 }
 
@@ -324,5 +377,31 @@ mod tests {
         let _trial = time.function.enter(time.now).unwrap();
         late_answer.judge(Verdict::Answered, time.now);
         time.run(Verdict::Answered).unwrap();
+    }
+
+    #[test]
+    fn each_boot_that_fails_is_followed_by_a_longer_rest() {
+        let name = FunctionName::new("f").unwrap();
+        let mut boots = FailedBoots::default();
+        let mut now = Instant::now();
+        let failed = || Error::Init {
+            failure: Failure::Exited { code: 3 },
+            console: String::new(),
+        };
+        let mut wait = FIRST_WAIT;
+        for _ in 0..10 {
+            boots.check(&name, now).unwrap();
+            boots.note(&failed(), now);
+            now += wait - Duration::from_millis(1);
+            let error = boots.check(&name, now).unwrap_err();
+            assert!(error.to_string().contains("exited with code 3"), "{error}");
+            now += Duration::from_millis(1);
+            wait = (wait * 2).min(LONGEST_WAIT);
+        }
+        boots.forget();
+        boots.note(&Error::Draining, now);
+        boots.check(&name, now).unwrap();
+        boots.note(&failed(), now);
+        boots.check(&name, now + FIRST_WAIT).unwrap();
     }
 }

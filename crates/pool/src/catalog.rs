@@ -9,6 +9,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use dormouse_snapshot::FunctionName;
 
+use crate::backoff::FailedBoots;
 use crate::error::Error;
 use crate::group::Group;
 
@@ -22,7 +23,7 @@ pub(crate) struct Catalog {
 #[derive(Default)]
 pub(crate) struct Slot {
     /// Held by who opens, publishes or removes the function.
-    pub(crate) gate: tokio::sync::Mutex<()>,
+    pub(crate) gate: tokio::sync::Mutex<FailedBoots>,
     open: RwLock<Option<Arc<Group>>>,
     waiting: AtomicUsize,
 }

@@ -189,6 +189,19 @@ pub enum Error {
         /// When to try again.
         retry_after: Duration,
     },
+    /// Its snapshot does not fit this host, and its image failed when it was booted anew for it.
+    #[error(
+        "{name:?} has to be booted anew on this host and rests, since it failed at that: {reason}; try \
+         again in {retry_after:?}, or deploy it anew"
+    )]
+    BootLoop {
+        /// The function.
+        name: String,
+        /// How the last boot failed.
+        reason: String,
+        /// When to try again.
+        retry_after: Duration,
+    },
     /// There is not enough memory left for it.
     #[error(
         "{name:?} needs {needed_bytes} bytes of memory and the instances' budget of {budget_bytes} \
@@ -303,6 +316,14 @@ impl Error {
     pub(crate) fn crash_loop(name: &FunctionName, retry_after: Duration) -> Self {
         Self::CrashLoop {
             name: name.to_string(),
+            retry_after,
+        }
+    }
+
+    pub(crate) fn boot_loop(name: &FunctionName, reason: &str, retry_after: Duration) -> Self {
+        Self::BootLoop {
+            name: name.to_string(),
+            reason: reason.to_owned(),
             retry_after,
         }
     }

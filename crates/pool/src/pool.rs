@@ -121,7 +121,7 @@ impl Pool {
         config: FunctionConfig,
     ) -> Result<Deployed, Error> {
         let slot = self.inner.functions.slot(name);
-        let _gate = slot.gate.lock().await;
+        let mut boots = slot.gate.lock().await;
         // A snapshot that cannot be opened is made anew.
         let is_kept =
             self.is_deployed(name, &image, &config).await? && self.load_whole(name, &slot).await;
@@ -129,6 +129,7 @@ impl Pool {
             None
         } else {
             let published = self.boot(name, &slot, image, config).await?;
+            boots.forget();
             // So that the first request finds memory loaded and shells built.
             self.load(name, &slot).await?;
             Some(published)
@@ -335,7 +336,7 @@ impl Pool {
         let _waiter = slot.wait(name, config.max_queue)?;
         let (pool, wanted) = (self.clone(), name.clone());
         let opening = detached(async move {
-            let _gate = slot.gate.lock().await;
+            let mut boots = slot.gate.lock().await;
             let mut preparation = Preparation::default();
             if matches!(start, Start::First | Start::FirstUncached) {
                 let begun = Instant::now();
@@ -348,8 +349,12 @@ impl Pool {
             let mut begun = Instant::now();
             let function = match pool.load(&wanted, &slot).await {
                 Err(error) if error.is_not_restorable() => {
+                    boots.check(&wanted, Instant::now())?;
                     tracing::info!(function = %wanted, %error, "booting cold");
-                    let published = pool.reboot(&wanted, &slot).await?;
+                    let published = pool.reboot(&wanted, &slot).await;
+                    let published =
+                        published.inspect_err(|error| boots.note(error, Instant::now()))?;
+                    boots.forget();
                     preparation.boot_us = Some(published.boot_us + published.snapshot_us);
                     begun = Instant::now();
                     pool.load(&wanted, &slot).await?

@@ -267,7 +267,7 @@ impl From<Error> for ApiError {
             Error::OverBudget { retry_after, .. } | Error::LowMemory { retry_after, .. } => {
                 Self::new(ErrorCode::OverBudget, detail).retry_after(retry_after)
             }
-            Error::CrashLoop { retry_after, .. } => {
+            Error::CrashLoop { retry_after, .. } | Error::BootLoop { retry_after, .. } => {
                 Self::new(ErrorCode::CrashLoop, detail).retry_after(retry_after)
             }
             Error::WorkerLost { .. } => {
@@ -408,6 +408,14 @@ mod tests {
             (
                 Error::CrashLoop {
                     name: name(),
+                    retry_after: second,
+                },
+                "crash-loop",
+            ),
+            (
+                Error::BootLoop {
+                    name: name(),
+                    reason: name(),
                     retry_after: second,
                 },
                 "crash-loop",
