@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::{Client, eventually, files_below, host, images};
+use crate::{Client, eventually, files_below, host, images, terminal};
 
 /// The command over one store.
 #[derive(Debug)]
@@ -122,6 +122,22 @@ impl Dormouse {
             panic!("`dormouse schema {name}` and what it prints: {error}");
         }
         printed
+    }
+
+    /// What a terminal gets to see of a subcommand.
+    ///
+    /// # Panics
+    /// Where it cannot be started.
+    #[track_caller]
+    pub fn on_terminal(&self, arguments: &[&str]) -> String {
+        let arguments: Vec<_> = arguments.iter().map(OsStr::new).collect();
+        let mut command = plain_command();
+        command.args(&arguments);
+        if arguments.first() != Some(&OsStr::new("run")) {
+            command.arg("--store").arg(&self.store);
+        }
+        let seen = terminal::watch(&mut command).expect("a terminal");
+        String::from_utf8_lossy(&seen).into_owned()
     }
 
     /// Runs a subcommand that reads `input` from stdin.

@@ -16,6 +16,7 @@ mod parallel;
 mod process;
 mod server;
 mod snapshots;
+mod terminal;
 mod trace;
 mod workers;
 

@@ -412,3 +412,30 @@ fn the_command_says_what_is_wrong_and_leaves_nothing() {
         assert!(kept.is_empty(), "{arguments:?} left {kept:?}");
     }
 }
+
+#[test]
+fn what_functions_say_does_not_speak_to_a_terminal() {
+    const HOSTILE: &str = "\x1b]0;mine\x07\u{9b}2J\tend\n";
+    const SEEN: &str = "\\u{1b}]0;mine\\u{7}\\u{9b}2J\tend";
+    let folder = tempfile::tempdir().expect("a folder");
+    let Some(dormouse) = Dormouse::over(&folder.path().join("store")) else {
+        return;
+    };
+    dormouse.deploy_sample("echo");
+    let invoke = ["invoke", "echo", "--data", HOSTILE];
+    assert_eq!(dormouse.run(&invoke).ok(), HOSTILE.as_bytes(), "a pipe");
+    let seen = dormouse.on_terminal(&invoke);
+    assert!(seen.contains(SEEN), "{seen:?}");
+
+    let plain = folder.path().join("plain");
+    std::fs::write(&plain, image("plain")).expect("a file");
+    let plain = plain.to_str().expect("text");
+    // The program writes the first to stdout, the second to stderr.
+    let greeting = format!("GREETING={HOSTILE}");
+    let seen = dormouse.on_terminal(&[
+        "run", "--quiet", "--env", &greeting, plain, "--", "--read", HOSTILE,
+    ]);
+    assert!(seen.contains(&format!("GREETING: {SEEN}")), "{seen:?}");
+    assert!(seen.contains(&format!("cannot read {SEEN}")), "{seen:?}");
+    assert!(!seen.contains(['\x1b', '\x07', '\u{9b}']), "{seen:?}");
+}

@@ -21,6 +21,7 @@ use tokio::net::TcpStream;
 use tower::ServiceExt;
 
 use crate::exit::{Exit, Failed};
+use crate::output;
 use crate::token::Given;
 use crate::worker::IsolationArg;
 
@@ -191,7 +192,7 @@ pub(crate) fn problem(reply: &Reply) -> Option<Failed> {
     let document: Value = serde_json::from_slice(reply.body()).unwrap_or_default();
     let console = document["console"].as_str().unwrap_or_default();
     if !console.is_empty() {
-        eprintln!("{}", console.trim_end());
+        eprintln!("{}", output::shown(console.trim_end()));
     }
     let detail = document["detail"].as_str().unwrap_or("it does not say why");
     let code = code.to_str().ok().and_then(ErrorCode::from_text);

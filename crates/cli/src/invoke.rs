@@ -14,6 +14,8 @@ use crate::exit::{Exit, Failed};
 use crate::output;
 
 /// Sends a request to a function and prints the body of its answer as it is
+///
+/// A terminal gets no control characters but ends of lines and tabs: the others are written out.
 #[derive(Debug, Args)]
 pub(crate) struct InvokeArgs {
     /// The function's name
@@ -61,7 +63,7 @@ pub(crate) async fn invoke(args: &InvokeArgs) -> Result<()> {
     if let Some(failed) = problem(&reply) {
         return Err(failed.into());
     }
-    output::raw(reply.body())?;
+    output::of_function(reply.body())?;
     if reply.status().is_server_error() {
         return Err(Failed::new(
             Exit::Function,
@@ -116,7 +118,8 @@ fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
 fn eprint_head(reply: &Reply) {
     eprintln!("{}", reply.status());
     for (name, value) in reply.headers() {
-        eprintln!("{name}: {}", String::from_utf8_lossy(value.as_bytes()));
+        let value = String::from_utf8_lossy(value.as_bytes());
+        eprintln!("{name}: {}", output::shown(&value));
     }
     eprintln!();
 }

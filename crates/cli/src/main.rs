@@ -66,7 +66,8 @@ fn main() -> ExitCode {
     match execute(&cli.command) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            // A function may have had a word in it.
+            eprintln!("error: {}", output::shown(&format!("{error:#}")));
             ExitCode::from(Exit::of(&error) as u8)
         }
     }

@@ -1,7 +1,7 @@
 //! What goes to stdout: tables for people, JSON for programs.
 
 use std::borrow::Cow;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
@@ -58,10 +58,10 @@ pub(crate) fn json(value: &Value) -> Result<()> {
     }))
 }
 
-/// Replaces what would tell a terminal something, but for ends of lines: names in snapshots and
-/// images come from anybody.
+/// Replaces what would tell a terminal something, but for ends of lines and tabs: names in snapshots
+/// and images come from anybody, and so does what functions say.
 fn without_controls(text: &str, written: impl Fn(char) -> String) -> Cow<'_, str> {
-    let is_harmless = |char: char| char == '\n' || !char.is_control();
+    let is_harmless = |char: char| matches!(char, '\n' | '\t') || !char.is_control();
     if text.chars().all(is_harmless) {
         return Cow::Borrowed(text);
     }
@@ -72,9 +72,39 @@ fn without_controls(text: &str, written: impl Fn(char) -> String) -> Cow<'_, str
     Cow::Owned(chars.collect())
 }
 
-/// What a table shows of `text`.
-fn shown(text: &str) -> Cow<'_, str> {
+/// What tables and messages show of `text`.
+pub(crate) fn shown(text: &str) -> Cow<'_, str> {
     without_controls(text, |control| control.escape_default().to_string())
+}
+
+/// Bytes that come in pieces, as a terminal may have them.
+#[derive(Debug, Default)]
+pub(crate) struct Shown {
+    /// The begin of a character whose end is in the next piece.
+    begun: Vec<u8>,
+}
+
+impl Shown {
+    /// The next piece.
+    pub(crate) fn next(&mut self, piece: &[u8]) -> String {
+        let mut bytes = std::mem::take(&mut self.begun);
+        bytes.extend_from_slice(piece);
+        let mut text = String::new();
+        let mut rest = &bytes[..];
+        while let Err(error) = str::from_utf8(rest) {
+            let (valid, after) = rest.split_at(error.valid_up_to());
+            text.push_str(&String::from_utf8_lossy(valid));
+            let Some(invalid_bytes) = error.error_len() else {
+                self.begun = after.to_vec();
+                rest = &[];
+                break;
+            };
+            text.push(char::REPLACEMENT_CHARACTER);
+            rest = &after[invalid_bytes..];
+        }
+        text.push_str(&String::from_utf8_lossy(rest));
+        shown(&text).into_owned()
+    }
 }
 
 /// Prints functions, one a line.
@@ -161,6 +191,14 @@ pub(crate) fn text(text: &str) -> Result<()> {
     raw(text.as_bytes())
 }
 
+/// Writes a function's bytes to stdout: as they are, unless that is a terminal.
+pub(crate) fn of_function(bytes: &[u8]) -> Result<()> {
+    if io::stdout().is_terminal() {
+        return text(&Shown::default().next(bytes));
+    }
+    raw(bytes)
+}
+
 /// Writes bytes to stdout as they are.
 pub(crate) fn raw(bytes: &[u8]) -> Result<()> {
     let mut stdout = io::stdout().lock();
@@ -204,7 +242,19 @@ mod tests {
         assert_eq!(shown("main\nrust_main"), "main\nrust_main");
         let hostile = "\u{1b}]0;title\u{7}\r\u{9b}2J";
         assert_eq!(shown(hostile), r"\u{1b}]0;title\u{7}\r\u{9b}2J");
+        assert_eq!(shown("a\tb"), "a\tb");
         let escaped = |control| format!("\\u{:04x}", u32::from(control));
         assert_eq!(without_controls("\u{9b}", escaped), r"\u009b");
+    }
+
+    #[test]
+    fn pieces_are_shown_as_the_whole() {
+        let whole = "ä\u{9b}2J\u{1b}c\n€\t".as_bytes();
+        for size in 1..=whole.len() {
+            let mut pieces = Shown::default();
+            let text: String = whole.chunks(size).map(|piece| pieces.next(piece)).collect();
+            assert_eq!(text, "ä\\u{9b}2J\\u{1b}c\n€\t", "{size} bytes at a time");
+        }
+        assert_eq!(Shown::default().next(b"a\xff\x9bb"), "a\u{fffd}\u{fffd}b");
     }
 }

@@ -1,6 +1,6 @@
 //! `dormouse run`: any Hermit program in a microVM of its own, as if it were a program of the host.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use dormouse_vmm::{
 
 use crate::deploy::{GuestArgs, read_file};
 use crate::exit::{Exit, Failed};
+use crate::output::Shown;
 
 /// Further away than any run lasts.
 const NO_DEADLINE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -21,7 +22,8 @@ const NO_DEADLINE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// Runs a Hermit program in a microVM
 ///
 /// Its stdout and stderr are this command's, and so is its exit code (the lowest 8 bits of it, so
-/// that the -1 of a panic is 255). What the kernel itself prints goes to stderr.
+/// that the -1 of a panic is 255). What the kernel itself prints goes to stderr. A terminal gets no control
+/// characters but ends of lines and tabs: the others are written out.
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
     /// The Hermit image
@@ -107,26 +109,44 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
 fn start(image: &[u8], config: &MachineConfig, quiet: bool) -> Result<Vm, Error> {
     let image = Arc::new(GuestImage::parse(image)?);
     let shell = Shell::new(Placement::choose(config, &image)?)?;
-    Vm::boot(shell, &image, config, Box::new(Terminal { quiet }))
+    Vm::boot(shell, &image, config, Box::new(Streams::new(quiet)))
 }
 
 /// Passes on what the guest writes, at once: the program may be talking with somebody.
-struct Terminal {
+struct Streams {
     quiet: bool,
+    /// Where it is a terminal, which nobody's program may speak to.
+    stdout: Option<Shown>,
+    stderr: Option<Shown>,
 }
 
-impl GuestOutput for Terminal {
+impl Streams {
+    fn new(quiet: bool) -> Self {
+        Self {
+            quiet,
+            stdout: io::stdout().is_terminal().then(Shown::default),
+            stderr: io::stderr().is_terminal().then(Shown::default),
+        }
+    }
+}
+
+impl GuestOutput for Streams {
     fn write(&mut self, stream: Stream, bytes: &[u8]) {
         // Whoever closed the other end does not want more; the program need not care.
         let _ = match stream {
-            Stream::Stdout => {
-                let mut stdout = io::stdout().lock();
-                stdout.write_all(bytes).and_then(|()| stdout.flush())
-            }
+            Stream::Stdout => write(io::stdout().lock(), &mut self.stdout, bytes),
             Stream::Kernel if self.quiet => Ok(()),
-            Stream::Stderr | Stream::Kernel => io::stderr().lock().write_all(bytes),
+            Stream::Stderr | Stream::Kernel => write(io::stderr().lock(), &mut self.stderr, bytes),
         };
     }
+}
+
+fn write(mut to: impl Write, terminal: &mut Option<Shown>, bytes: &[u8]) -> io::Result<()> {
+    match terminal {
+        Some(shown) => to.write_all(shown.next(bytes).as_bytes())?,
+        None => to.write_all(bytes)?,
+    }
+    to.flush()
 }
 
 fn failed(error: Error) -> Failed {
