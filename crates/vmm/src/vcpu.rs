@@ -131,6 +131,29 @@ pub(crate) const SAVED_MSRS: [u32; 51] = [
     MSR_IA32_TSC_DEADLINE,
 ];
 
+/// The general registers by name, without the flags.
+pub(crate) fn general_registers(regs: &kvm_regs) -> [(&'static str, u64); 17] {
+    [
+        ("rip", regs.rip),
+        ("rsp", regs.rsp),
+        ("rbp", regs.rbp),
+        ("rax", regs.rax),
+        ("rbx", regs.rbx),
+        ("rcx", regs.rcx),
+        ("rdx", regs.rdx),
+        ("rsi", regs.rsi),
+        ("rdi", regs.rdi),
+        ("r8", regs.r8),
+        ("r9", regs.r9),
+        ("r10", regs.r10),
+        ("r11", regs.r11),
+        ("r12", regs.r12),
+        ("r13", regs.r13),
+        ("r14", regs.r14),
+        ("r15", regs.r15),
+    ]
+}
+
 /// Reads MSRs.
 ///
 /// # Errors

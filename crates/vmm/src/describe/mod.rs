@@ -13,6 +13,7 @@ use crate::features;
 use crate::host::HostProfile;
 use crate::image::Interface;
 use crate::state::VmState;
+use crate::vcpu::general_registers;
 
 /// A saved guest, but for its memory. Addresses and register values are hexadecimal text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
@@ -198,26 +199,8 @@ impl VmState {
         if io_level != 0 {
             flags.push(format!("io-privilege-{io_level}"));
         }
-        let plain = [
-            ("rip", regs.rip),
-            ("rsp", regs.rsp),
-            ("rbp", regs.rbp),
-            ("rax", regs.rax),
-            ("rbx", regs.rbx),
-            ("rcx", regs.rcx),
-            ("rdx", regs.rdx),
-            ("rsi", regs.rsi),
-            ("rdi", regs.rdi),
-            ("r8", regs.r8),
-            ("r9", regs.r9),
-            ("r10", regs.r10),
-            ("r11", regs.r11),
-            ("r12", regs.r12),
-            ("r13", regs.r13),
-            ("r14", regs.r14),
-            ("r15", regs.r15),
-        ];
-        let mut registers: Vec<_> = plain.map(|(name, value)| register(name, value)).into();
+        let plain = general_registers(regs).into_iter();
+        let mut registers: Vec<_> = plain.map(|(name, value)| register(name, value)).collect();
         registers.push(register("rflags", regs.rflags).with(flags));
         registers
     }

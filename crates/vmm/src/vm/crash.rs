@@ -6,6 +6,7 @@ use super::Vm;
 use crate::emulation::{self, Assist};
 use crate::error::Error;
 use crate::stop::{Crash, CrashKind, Stop};
+use crate::vcpu::general_registers;
 
 impl Vm {
     /// A crash at the instruction where the vCPU stands.
@@ -79,30 +80,15 @@ impl Vm {
     fn registers(&self) -> Vec<(&'static str, u64)> {
         let shared = self.shell.vcpu.sync_regs();
         let (regs, system) = (&shared.regs, &shared.sregs);
-        vec![
-            ("rip", regs.rip),
+        let mut registers = general_registers(regs).to_vec();
+        registers.extend([
             ("rflags", regs.rflags),
-            ("rsp", regs.rsp),
-            ("rbp", regs.rbp),
-            ("rax", regs.rax),
-            ("rbx", regs.rbx),
-            ("rcx", regs.rcx),
-            ("rdx", regs.rdx),
-            ("rsi", regs.rsi),
-            ("rdi", regs.rdi),
-            ("r8", regs.r8),
-            ("r9", regs.r9),
-            ("r10", regs.r10),
-            ("r11", regs.r11),
-            ("r12", regs.r12),
-            ("r13", regs.r13),
-            ("r14", regs.r14),
-            ("r15", regs.r15),
             ("cr0", system.cr0),
             ("cr2", system.cr2),
             ("cr3", system.cr3),
             ("cr4", system.cr4),
-        ]
+        ]);
+        registers
     }
 }
 
