@@ -69,7 +69,7 @@ impl Pool {
         let name = FunctionName::new(name)?;
         let open = match start {
             Start::First | Start::FirstUncached => None,
-            _ => self.inner.functions.opened(&name),
+            _ => self.inner.functions.opened_for_use(&name),
         };
         let (group, preparation) = match open {
             Some(group) => (group, Preparation::default()),

@@ -2,16 +2,22 @@
 //!
 //! Opening, publishing and removing a function are done one at a time ([`Slot::gate`]), each by a
 //! task of its own: whoever waits for it may go away without leaving half of it undone.
+//!
+//! A function stays open, with its snapshot's memory, until others need that memory.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use dormouse_snapshot::FunctionName;
 
 use crate::backoff::FailedBoots;
 use crate::error::Error;
 use crate::group::Group;
+
+/// How long nobody has used a function that is closed where others need its memory.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// The functions that were used, by name.
 #[derive(Default)]
@@ -26,6 +32,8 @@ pub(crate) struct Slot {
     pub(crate) gate: tokio::sync::Mutex<FailedBoots>,
     open: RwLock<Option<Arc<Group>>>,
     waiting: AtomicUsize,
+    /// When it was opened, or a request came for it, last.
+    used: Mutex<Option<Instant>>,
 }
 
 impl Catalog {
@@ -33,6 +41,30 @@ impl Catalog {
     pub(crate) fn opened(&self, name: &FunctionName) -> Option<Arc<Group>> {
         let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
         slots.get(name)?.opened()
+    }
+
+    /// The same, for a request.
+    pub(crate) fn opened_for_use(&self, name: &FunctionName) -> Option<Arc<Function>> {
+        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
+        let slot = slots.get(name)?;
+        slot.note_use();
+        slot.opened()
+    }
+
+    /// Closes the function that was used the longest ago, if that is [`IDLE`] ago and nothing of it runs or
+    /// waits. The memory of its snapshot goes with the last who has it, and the next request opens it
+    /// again. Nothing where there is no such function.
+    pub(crate) fn close_idle(&self) -> Option<Arc<Function>> {
+        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
+        let idle = slots
+            .values()
+            .filter_map(|slot| Some((slot.idle_since()?, slot)));
+        let (_, slot) = idle.min_by_key(|(since, _)| *since)?;
+        // Whoever holds the gate uses it.
+        let _gate = slot.gate.try_lock().ok()?;
+        let closed = slot.opened();
+        slot.set(None);
+        closed
     }
 
     /// The function's place, made if there is none yet. For names that are stored or about to be.
@@ -70,8 +102,20 @@ impl Slot {
             .clone()
     }
 
+    fn note_use(&self) {
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Since when nobody has used the function, if it is open and that is long enough.
+    fn idle_since(&self) -> Option<Instant> {
+        let group = self.opened()?;
+        let used = *self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        used.filter(|used| used.elapsed() >= IDLE && !group.newest().traffic.pace.is_busy())
+    }
+
     /// Opens or closes the function. Only for the holder of the gate.
     pub(crate) fn set(&self, group: Option<Arc<Group>>) {
+        self.note_use();
         *self.open.write().unwrap_or_else(PoisonError::into_inner) = group;
     }
 

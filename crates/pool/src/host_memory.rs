@@ -100,6 +100,8 @@ fn look(pool: &Weak<Inner>, memory: &HostMemory, floor_bytes: u64) {
     memory.note(is_low);
     if is_low && let Some(pool) = pool.upgrade() {
         pool.end_idle_instances();
+        // The memory of a snapshot that nobody uses may be what the host lacks.
+        drop(pool.functions.close_idle());
     }
 }
 

@@ -19,6 +19,12 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
+    /// Whether anything runs or waits.
+    pub(crate) fn is_busy(&self) -> bool {
+        let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
+        count(&self.waiting) + count(&self.running) > 0
+    }
+
     /// An invocation had its place for so long.
     pub(crate) fn ended(&self, held: Duration) {
         let held_us = u64::try_from(held.as_micros()).unwrap_or(u64::MAX >> 8);

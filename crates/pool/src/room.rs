@@ -43,7 +43,8 @@ impl Pool {
         }
     }
 
-    /// Asks idle instances for their clones' memory and waits until there is as much as that.
+    /// Asks idle instances for their clones' memory and waits until there is as much as that. Where it
+    /// is not there at once, functions that nobody uses are closed for it, one after the other.
     pub(crate) async fn wait_for(&self, name: &FunctionName, bytes: u64) -> Result<Charge, Error> {
         /// Who still ran, or rolled back, when it was asked the last time may be idle by now.
         const ASK_EVERY: Duration = Duration::from_millis(20);
@@ -58,6 +59,10 @@ impl Pool {
                 }
                 if let Ok(charge) = tokio::time::timeout(ASK_EVERY, &mut charge).await {
                     return charge;
+                }
+                if let Some(closed) = self.inner.functions.close_idle() {
+                    // Giving memory back takes its time.
+                    tokio::task::spawn_blocking(move || drop(closed));
                 }
             }
         };

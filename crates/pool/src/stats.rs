@@ -28,11 +28,12 @@ pub struct FunctionInfo {
     /// Page faults that the working set did not predict, as a share of the pages that it did
     /// predict, over the last invocations. Where it grows the set is recorded again.
     pub working_set_drift: f64,
-    /// What it did since the pool was opened.
+    /// What it did since it was opened here.
     pub stats: FunctionStats,
 }
 
-/// What a function did since the pool was opened.
+/// What a function did since it was opened: for its first request, or for the first after a deployment or
+/// after others needed its memory.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct FunctionStats {
     /// Finished invocations, however they ended.

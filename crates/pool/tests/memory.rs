@@ -177,3 +177,31 @@ async fn idle_clones_give_their_memory_back() {
     let idle = held(&pool);
     held_falls_to(&pool, idle - WRITTEN_BYTES / 2).await;
 }
+
+/// Functions that nobody uses hold the memory of their snapshots no longer than until others need it.
+#[tokio::test(flavor = "multi_thread")]
+async fn functions_take_turns_where_there_is_memory_for_one_of_them() {
+    let Some(hello) = image("hello") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let names = ["one", "two", "three"];
+    let roomy = pool(&folder, 600 * MIB);
+    let mut data_bytes = 0;
+    for name in names {
+        let deployed = roomy.deploy(name, hello.clone(), alone(64 * MIB)).await;
+        data_bytes = deployed.unwrap().function.data_bytes;
+    }
+    roomy.drain(Duration::from_secs(10)).await;
+    let config = PoolConfig {
+        memory_budget_bytes: Some(3 * data_bytes),
+        shells_ahead: 0,
+        ..PoolConfig::default()
+    };
+    let tight = Pool::new(Store::open(folder.path()).unwrap(), config);
+    for name in names.into_iter().cycle().take(4) {
+        let outcome = ask(&tight, name, "/", Vec::new()).await;
+        let outcome = outcome.unwrap_or_else(|error| panic!("{name}: {error}"));
+        outcome.result.unwrap();
+    }
+    assert!(held(&tight) <= 3 * data_bytes);
+    tight.drain(Duration::from_secs(10)).await;
+}
