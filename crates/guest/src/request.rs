@@ -117,7 +117,7 @@ impl<'a> Request<'a> {
     }
 
     /// The random bytes that the host drew for this clone. [`crate::random`] is seeded with them
-    /// already.
+    /// already. Tell them to nobody: who has them may find out what that gives.
     #[must_use]
     pub fn entropy(&self) -> &'a [u8; 32] {
         &self.header.entropy

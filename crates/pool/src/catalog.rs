@@ -73,6 +73,16 @@ impl Catalog {
         Arc::clone(slots.entry(name.clone()).or_default())
     }
 
+    /// Forgets the place of a function that is not open and that nobody has in hand, so that names that
+    /// come and go leave nothing.
+    pub(crate) fn forget(&self, name: &FunctionName) {
+        let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
+        let is_unused = |slot: &Arc<Slot>| Arc::strong_count(slot) == 1 && slot.opened().is_none();
+        if slots.get(name).is_some_and(is_unused) {
+            slots.remove(name);
+        }
+    }
+
     /// All open functions, by name.
     pub(crate) fn all(&self) -> Vec<(FunctionName, Arc<Group>)> {
         let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
@@ -146,5 +156,34 @@ pub(crate) struct Waiter {
 impl Drop for Waiter {
     fn drop(&mut self) {
         self.slot.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dormouse_snapshot::Store;
+
+    use super::*;
+    use crate::{FunctionConfig, Pool, PoolConfig};
+
+    #[tokio::test]
+    async fn names_that_come_and_go_leave_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let pool = Pool::new(Store::open(folder.path()).unwrap(), PoolConfig::default());
+        let places = || pool.inner.functions.slots.read().unwrap().len();
+        for number in 0..5 {
+            let name = format!("f{number}");
+            let deploy = pool.deploy(&name, "no image".into(), FunctionConfig::default());
+            deploy.await.unwrap_err();
+            assert!(pool.remove(&name).await.is_err());
+            assert_eq!(places(), 0);
+        }
+        let name = FunctionName::new("held").unwrap();
+        let held = pool.inner.functions.slot(&name);
+        pool.inner.functions.forget(&name);
+        assert_eq!(places(), 1);
+        drop(held);
+        pool.inner.functions.forget(&name);
+        assert_eq!(places(), 0);
     }
 }

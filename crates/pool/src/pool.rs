@@ -109,7 +109,11 @@ impl Pool {
         let pool = self.clone();
         detached(async move {
             let _place = place;
-            pool.deploy_here(&name, image, config).await
+            let deployed = pool.deploy_here(&name, image, config).await;
+            if deployed.is_err() {
+                pool.inner.functions.forget(&name);
+            }
+            deployed
         })
         .await
     }
@@ -313,11 +317,15 @@ impl Pool {
         let name = FunctionName::new(name)?;
         self.must_be_stored(&name).await?;
         let slot = self.inner.functions.slot(&name);
-        let store = self.inner.store.clone();
+        let pool = self.clone();
         detached(async move {
-            let _gate = slot.gate.lock().await;
-            blocking(move || Ok(store.remove(&name)?)).await?;
+            let gate = slot.gate.lock().await;
+            let (store, removed) = (pool.inner.store.clone(), name.clone());
+            blocking(move || Ok(store.remove(&removed)?)).await?;
             slot.set(None);
+            drop(gate);
+            drop(slot);
+            pool.inner.functions.forget(&name);
             Ok(())
         })
         .await
