@@ -48,7 +48,8 @@ pub(crate) struct LimitArgs {
     #[arg(long, value_name = "SIZE", value_parser = bytes_from_text, default_value = "6MiB")]
     max_body: u64,
 
-    /// How much the bodies of all requests and answers may hold together; at least one image
+    /// How much the bodies of all requests and answers may hold together: images one half of it, at
+    /// least one image, invocations the other
     #[arg(long, value_name = "SIZE", value_parser = bytes_from_text, default_value = "512MiB")]
     max_buffered: u64,
 

@@ -31,8 +31,8 @@ pub struct Limits {
     /// How many connections may be open at once. For one more, that whose client has sent nothing for
     /// the longest is closed; where all have a request that runs, it waits in the listener's backlog.
     pub connections: usize,
-    /// How much the bodies of all requests and all answers may hold together, in bytes; at least one
-    /// body and one image.
+    /// How much the bodies of all requests and all answers may hold together, in bytes: images one half of
+    /// it, at least one image; invocations the other, at least one body.
     pub buffer_bytes: usize,
     /// How long running requests may take to finish once the server is told to stop.
     pub grace: Duration,
@@ -69,7 +69,10 @@ struct Inner {
     limits: Limits,
     guard: Option<TokenGuard>,
     metrics: Metrics,
+    /// For the bodies of invocations and their answers.
     buffers: Buffers,
+    /// For images: who uploads them takes minutes, and must not keep out who invokes.
+    image_buffers: Buffers,
     draining: AtomicBool,
 }
 
@@ -84,11 +87,12 @@ impl App {
     #[must_use]
     pub fn with_guard(pool: Pool, limits: Limits, guard: Option<TokenGuard>) -> Self {
         let metrics = Metrics::new(pool.clone());
-        let largest_bytes = limits.image_bytes.max(limits.body_bytes);
+        let half_bytes = limits.buffer_bytes / 2;
         Self {
             inner: Arc::new(Inner {
                 pool,
-                buffers: Buffers::new(limits.buffer_bytes.max(largest_bytes)),
+                buffers: Buffers::new(half_bytes.max(limits.body_bytes)),
+                image_buffers: Buffers::new(half_bytes.max(limits.image_bytes)),
                 limits,
                 guard,
                 metrics,
@@ -117,6 +121,10 @@ impl App {
 
     pub(crate) fn buffers(&self) -> &Buffers {
         &self.inner.buffers
+    }
+
+    pub(crate) fn image_buffers(&self) -> &Buffers {
+        &self.inner.image_buffers
     }
 
     pub(crate) fn guard(&self) -> Option<&TokenGuard> {

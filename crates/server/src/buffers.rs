@@ -1,4 +1,4 @@
-//! Memory for bodies: what all requests that arrive and all answers that leave may hold together.
+//! Memory for bodies: what requests that arrive and answers that leave may hold together.
 //! Counted is what is there, not what was announced, and for as long as it is there, whoever has it.
 
 use std::sync::Arc;
@@ -95,8 +95,8 @@ impl Held {
             Err(_) => Err(ApiError::new(
                 ErrorCode::OverBudget,
                 format!(
-                    "The bodies of all requests and answers hold the {} bytes that they may; try \
-                     again, or raise --max-buffered.",
+                    "Others' bodies hold the {} bytes that bodies of this kind may; try again, or raise \
+                     --max-buffered.",
                     self.buffers.limit_bytes
                 ),
             )

@@ -88,7 +88,7 @@ pub(crate) async fn deploy(
         body,
         limits.image_bytes,
         limits.image_timeout,
-        app.buffers(),
+        app.image_buffers(),
     )
     .await?;
     let Name(name) = name?;

@@ -334,6 +334,10 @@ async fn bodies_hold_no_more_memory_together_than_they_may() {
     assert!(reply.starts_with("HTTP/1.1 503 "), "{reply}");
     assert!(reply.contains("over-budget"), "{reply}");
     assert!(reply.to_lowercase().contains("retry-after: 1"), "{reply}");
+    // Who invokes has room of its own.
+    let invoke = head.replace("PUT /v1/functions/f", "POST /v1/functions/f/invoke");
+    let reply = ask(&server, &[invoke.as_bytes(), &[0; BYTES]].concat()).await;
+    assert!(reply.contains("unknown-function"), "{reply}");
 
     drop(slow);
     let begin = Instant::now();
