@@ -113,4 +113,11 @@ fn tokens_open_what_they_are_for_until_they_are_removed_and_are_seen_nowhere() {
     let headers: [(&str, &[u8]); 1] = [("authorization", b"Basic YTpi")];
     let reply = open.client().send("POST", ECHO, &headers, body).ok();
     assert_eq!(reply.header("x-echo-authorization"), "Basic YTpi");
+
+    // Nor does it answer to a web page that has a name of its own for this machine.
+    let headers: [(&str, &[u8]); 1] = [("host", b"page.example")];
+    let reply = open.client().send("POST", ECHO, &headers, body).problem();
+    assert_eq!(reply.kind(), (403, "forbidden"), "{reply:?}");
+    let insecure = dormouse.serve_with(&["--insecure-no-tokens"]);
+    let _ = insecure.client().send("POST", ECHO, &headers, body).ok();
 }

@@ -36,7 +36,7 @@ pub(crate) struct ServeArgs {
     tokens: Option<PathBuf>,
 
     /// Listen beyond loopback without tokens: whoever can reach the port may deploy, run and remove
-    /// functions
+    /// functions. On loopback, answer to any name, also to one that a web page has made up
     #[arg(long, conflicts_with = "tokens")]
     insecure_no_tokens: bool,
 
@@ -100,14 +100,17 @@ pub(crate) async fn serve(args: &ServeArgs) -> Result<()> {
         isolation: args.isolation.isolation()?,
         ..args.limits.pool()
     };
-    let limits = Limits {
-        grace: args.grace,
-        start_choice: args.start_choice,
-        ..args.limits.server()
-    };
     let guard = args.tokens.as_deref().map(TokenGuard::open).transpose();
     let guard = guard.map_err(token::failed)?;
     let addresses = addresses(args).await?;
+    let limits = Limits {
+        grace: args.grace,
+        start_choice: args.start_choice,
+        local_names_only: guard.is_none()
+            && !args.insecure_no_tokens
+            && !addresses.iter().any(is_beyond_loopback),
+        ..args.limits.server()
+    };
     raise_descriptor_limit();
     // Before the listener, so that whoever sees the port open can rely on the signals.
     let stop = stop_signal()?;

@@ -1,11 +1,13 @@
 //! Who is let through to a route: between the envelope and the handler.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{FromRequestParts, Request, State};
-use axum::http::header::{AUTHORIZATION, EXPECT};
+use axum::http::header::{AUTHORIZATION, EXPECT, HOST, ORIGIN};
 use axum::http::request::Parts;
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, Response};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::routing::MethodRouter;
@@ -77,6 +79,12 @@ async fn let_through(
         if let Ok(Some(_)) = token {
             parts.headers.remove(AUTHORIZATION);
         }
+        if app.limits().local_names_only
+            && let Err(error) = asked_locally(&parts, demand.scope)
+        {
+            body::discard(body).await;
+            return Err(error);
+        }
         return Ok(next.run(Request::from_parts(parts, body)).await);
     };
     // Functions are not trusted with what opens other functions.
@@ -95,6 +103,49 @@ async fn let_through(
             Err(error)
         }
     }
+}
+
+/// Refuses what a web page has a browser on this machine ask: requests by a name that is not this
+/// machine's, and, where it would change or tell something, those that a foreign page made.
+fn asked_locally(parts: &Parts, scope: Scope) -> Result<(), ApiError> {
+    let header = |name| parts.headers.get(name).map(HeaderValue::to_str);
+    let host = match (parts.uri.authority(), header(HOST)) {
+        (Some(authority), _) => Some(authority.as_str()),
+        (None, Some(host)) => Some(host.unwrap_or_default()),
+        // No browser leaves it out.
+        (None, None) => None,
+    };
+    if let Some(host) = host.filter(|host| !is_local(host)) {
+        return Err(forbidden(format!(
+            "This server has no tokens, so it is to be asked as localhost or by its address, and not as \
+             {host:?}; do so, or give it --tokens (or --insecure-no-tokens)."
+        )));
+    }
+    let page = header(ORIGIN).filter(|_| scope != Scope::Invoke);
+    let Some(page) = page.map(Result::unwrap_or_default) else {
+        return Ok(());
+    };
+    if page
+        .split_once("://")
+        .is_some_and(|(_, host)| is_local(host))
+    {
+        return Ok(());
+    }
+    Err(forbidden(format!(
+        "This server has no tokens, so it does not do this for the web page {page:?}; give it --tokens."
+    )))
+}
+
+/// Whether this is a name or address, and perhaps a port, that no name server has a say in.
+fn is_local(host: &str) -> bool {
+    let Ok(authority) = host.parse::<Authority>() else {
+        return false;
+    };
+    let host = authority.host();
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    let name = host.to_ascii_lowercase();
+    // RFC 6761, 6.3: they lead to this machine and nowhere else.
+    address.parse::<IpAddr>().is_ok() || name == "localhost" || name.ends_with(".localhost")
 }
 
 async fn admit(
@@ -201,5 +252,45 @@ mod tests {
             assert_eq!(error.code(), ErrorCode::Unauthenticated);
             assert!(!error.detail().contains(token), "{error}");
         }
+    }
+
+    #[test]
+    fn a_server_for_this_machine_is_asked_by_its_own_name() {
+        let asked = |host: &str, origin: Option<&str>, scope| {
+            let mut request = Request::builder().uri("/v1/functions").header(HOST, host);
+            if let Some(origin) = origin {
+                request = request.header(ORIGIN, origin);
+            }
+            let (parts, _) = request.body(Body::empty()).unwrap().into_parts();
+            asked_locally(&parts, scope).is_ok()
+        };
+        for host in [
+            "127.0.0.1:8080",
+            "[::1]:8080",
+            "localhost",
+            "LocalHost:1",
+            "a.localhost",
+        ] {
+            assert!(asked(host, None, Scope::Admin), "{host}");
+            let page = format!("http://{host}");
+            assert!(asked("localhost", Some(&page), Scope::Deploy), "{page}");
+        }
+        for host in [
+            "evil.example:8080",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "",
+        ] {
+            assert!(!asked(host, None, Scope::Invoke), "{host}");
+            let page = format!("http://{host}");
+            assert!(!asked("localhost", Some(&page), Scope::Deploy), "{page}");
+        }
+        assert!(!asked("localhost", Some("null"), Scope::Admin));
+        // A function may serve pages from anywhere, and says so itself.
+        assert!(asked(
+            "localhost",
+            Some("https://shop.example"),
+            Scope::Invoke
+        ));
     }
 }

@@ -39,6 +39,10 @@ pub struct Limits {
     /// Whether a request may choose how its instance starts (`X-Dormouse-Start`): for measurements,
     /// since a client can make all others wait that way.
     pub start_choice: bool,
+    /// Whether requests must have been sent to `localhost` or to an address: for a server without tokens that
+    /// only this machine can reach. A web page could otherwise have a browser here ask it, by a name of
+    /// its own that leads to this machine (DNS rebinding), and read what it answers.
+    pub local_names_only: bool,
 }
 
 impl Default for Limits {
@@ -54,6 +58,7 @@ impl Default for Limits {
             buffer_bytes: 512 << 20,
             grace: Duration::from_secs(30),
             start_choice: false,
+            local_names_only: false,
         }
     }
 }
