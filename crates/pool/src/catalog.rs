@@ -44,7 +44,7 @@ impl Catalog {
     }
 
     /// The same, for a request.
-    pub(crate) fn opened_for_use(&self, name: &FunctionName) -> Option<Arc<Function>> {
+    pub(crate) fn opened_for_use(&self, name: &FunctionName) -> Option<Arc<Group>> {
         let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
         let slot = slots.get(name)?;
         slot.note_use();
@@ -54,7 +54,7 @@ impl Catalog {
     /// Closes the function that was used the longest ago, if that is [`IDLE`] ago and nothing of it runs or
     /// waits. The memory of its snapshot goes with the last who has it, and the next request opens it
     /// again. Nothing where there is no such function.
-    pub(crate) fn close_idle(&self) -> Option<Arc<Function>> {
+    pub(crate) fn close_idle(&self) -> Option<Arc<Group>> {
         let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
         let idle = slots
             .values()
