@@ -10,7 +10,7 @@ use crate::{Error, Row, Side, interleaved, timed_us};
 
 pub(super) const GROUP: Group = Group {
     title: "invocations over HTTP",
-    names: &["http/hello", "http/restored"],
+    names: &["http/hello", "http/restored", "http/isolated"],
     measure,
 };
 
@@ -40,6 +40,14 @@ fn measure(lab: &Lab) -> Result<Vec<Row>, Error> {
             Side::Floor => started(&mut rolling, "rolled-back"),
         })?;
         rows.extend(Row::of_pair("http/restored", "µs", pair).map(|row| row.with_limit(1.2)));
+    }
+    if lab.wants("http/isolated") {
+        let (_server, mut within) = serve(lab, &["--isolation", "none"])?;
+        let pair = interleaved(lab.rounds(2000), |side| match side {
+            Side::Ours => started(&mut rolling, "rolled-back"),
+            Side::Floor => started(&mut within, "rolled-back"),
+        })?;
+        rows.extend(Row::of_pair("http/isolated", "µs", pair).map(|row| row.with_limit(1.5)));
     }
     Ok(rows)
 }

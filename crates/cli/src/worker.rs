@@ -12,6 +12,10 @@ pub(crate) const COMMAND: &str = "worker";
 /// What a worker is told of the environment: how much to log.
 const ENVIRONMENT: [&str; 2] = ["RUST_LOG", "RUST_BACKTRACE"];
 
+/// A heap for each two threads is what the C library would keep for speed; a worker's threads allocate
+/// little, and what heaps keep is memory of the host (`mallopt(3)`, `M_ARENA_MAX`).
+const HEAPS: (&str, &str) = ("MALLOC_ARENA_MAX", "2");
+
 /// Runs guests for the process that started it; not to be called by hand
 #[derive(Debug, Args)]
 pub(crate) struct WorkerArgs {}
@@ -39,13 +43,19 @@ impl IsolationArg {
             Self::Process => Ok(Isolation::Process(WorkerProgram {
                 path: own_program()?,
                 args: vec![COMMAND.to_owned()],
-                environment: ENVIRONMENT
-                    .into_iter()
-                    .filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?)))
-                    .collect(),
+                environment: environment(),
             })),
         }
     }
+}
+
+/// The whole environment of a worker.
+fn environment() -> Vec<(String, String)> {
+    let told = ENVIRONMENT
+        .into_iter()
+        .filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?)));
+    let heaps = (HEAPS.0.to_owned(), HEAPS.1.to_owned());
+    told.chain([heaps]).collect()
 }
 
 /// The file that this process runs, also once another one has taken its name.
