@@ -56,6 +56,7 @@ pub(crate) fn serve(template: &Template, allowance: Allowance, desk: &mut impl D
     });
     if catch_unwind(serving).is_err() {
         tracing::error!(function = %template.name(), "an instance's thread panicked and is replaced");
+        desk.say(Said::Retired);
     }
 }
 

@@ -16,7 +16,7 @@ use crate::instance::{Instance, Parked};
 use crate::loading::{Loaded, Shared, namer, stored_image};
 use crate::template::{Known, Template};
 use crate::traffic::Traffic;
-use crate::worker::{Keeper, Link, Workers, within};
+use crate::worker::{Keeper, Workers, within};
 
 pub(crate) struct Function {
     name: FunctionName,
@@ -226,16 +226,16 @@ impl Function {
         Ok(Instance::new(Instance::next_number(), link, charge, None))
     }
 
-    /// What to say of an instance that did not answer.
-    pub(crate) fn lost(&self, link: &Link) -> Error {
+    /// What to say of an instance that is gone without a word.
+    pub(crate) fn lost(&self) -> Error {
         match &self.home {
             Home::Worker(keeper) if keeper.is_over() => Error::Draining,
-            _ if link.is_to_a_process() => Error::WorkerLost {
+            Home::Worker(_) => Error::WorkerLost {
                 how: "the log says how".to_owned(),
             },
-            _ => Error::Internal {
+            Home::Here(_) => Error::Internal {
                 operation: "running a guest",
-                reason: "the instance's thread ended; see the log".to_owned(),
+                reason: "the instance's thread is gone".to_owned(),
             },
         }
     }

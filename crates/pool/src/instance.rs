@@ -42,7 +42,7 @@ pub(crate) struct Instance {
     /// The memory that it may hold.
     charge: SharedCharge,
     /// Where its process asks for more of that.
-    _account: Option<Account>,
+    account: Option<Account>,
     idle_since: Instant,
     is_blank: bool,
 }
@@ -139,6 +139,10 @@ const MEMORY_IDLE: Duration = Duration::from_secs(10);
 /// How long before it ends, if it is one too many.
 const INSTANCE_IDLE: Duration = Duration::from_secs(60);
 
+/// How long an instance may take for a request beyond its function's own time: for its clone, and for
+/// what comes after the answer.
+const BEYOND_RUN: Duration = Duration::from_secs(30);
+
 impl Instance {
     /// A number that distinguishes an instance from all others in the process.
     pub(crate) fn next_number() -> u64 {
@@ -156,7 +160,7 @@ impl Instance {
             number,
             link,
             charge,
-            _account: account,
+            account,
             idle_since: Instant::now(),
             is_blank: true,
         }
@@ -189,6 +193,14 @@ impl Instance {
     /// Ends the idle instance, and waits until all that it had is gone.
     pub(crate) async fn end(self) {
         self.link.end().await;
+    }
+
+    /// Ends the worker process of an instance that is silent for too long. It ends its runs itself, at their
+    /// deadlines: one that does not is no instance any more, whatever it is.
+    fn end_worker(&self) {
+        if let Some(account) = &self.account {
+            account.end_worker();
+        }
     }
 
     /// Has the instance serve a request. The receiver fails only with the runtime.
@@ -230,8 +242,10 @@ impl Instance {
             arrival: Moment::of(arrival),
             granted_bytes,
         };
-        let outcome = match self.link.ask(Told::Serve(Box::new(job))).await {
-            Some(Said::Done { outcome, clear_us }) => outcome
+        let limit = Duration::from_millis(function.config().timeout_ms) + BEYOND_RUN;
+        let said = tokio::time::timeout(limit, self.link.ask(Told::Serve(Box::new(job)))).await;
+        let outcome = match said {
+            Ok(Some(Said::Done { outcome, clear_us })) => outcome
                 .map(|outcome| {
                     outcome.prepared(Preparation {
                         clear_us: clear_us.or(preparation.clear_us),
@@ -239,13 +253,25 @@ impl Instance {
                     })
                 })
                 .map_err(Error::from),
-            _ => Err(function.lost(&self.link)),
+            Ok(Some(Said::Retired)) => Err(Error::Internal {
+                operation: "running a guest",
+                reason: "the instance's thread ended; see the log".to_owned(),
+            }),
+            Ok(_) => Err(function.lost()),
+            Err(_) => {
+                self.end_worker();
+                Err(function.lost())
+            }
         };
         function.traffic.record(&outcome);
         leave.settle(&outcome);
         // Nobody waits for what comes after the answer.
         let _ = reply.send(outcome);
-        let Some(Said::Parked(parked)) = self.link.hear().await else {
+        let said = tokio::time::timeout(BEYOND_RUN, self.link.hear()).await;
+        let Ok(Some(Said::Parked(parked))) = said else {
+            if said.is_err() {
+                self.end_worker();
+            }
             drop(self);
             drop(permits);
             function.refill();

@@ -323,12 +323,17 @@ pub(crate) fn warm_up(
 }
 
 impl WarmingRuns {
+    /// How long all of them may take together.
+    pub(crate) fn limit(&self) -> Duration {
+        Duration::from_millis(self.limit_ms)
+    }
+
     /// How much time there is for the next run, since it was all begun then, or why there is none.
     fn left(&self, begun: Instant, is_wanted: &dyn Fn() -> bool) -> Result<Duration, String> {
         if !is_wanted() {
             return Err(NOBODY_WAITS.to_owned());
         }
-        let limit = Duration::from_millis(self.limit_ms);
+        let limit = self.limit();
         let left = limit.saturating_sub(begun.elapsed());
         if left.is_zero() {
             return Err(format!(

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use super::process::{Help, Process, Spares};
+use super::process::{Help, Process, READY, Spares};
 use super::{Order, Report, link};
 use crate::budget::{Budget, SharedCharge};
 use crate::error::Error;
@@ -35,6 +35,16 @@ pub(crate) struct Accounts {
 pub(crate) struct Account {
     accounts: Arc<Accounts>,
     number: u64,
+    process: Weak<Process>,
+}
+
+impl Account {
+    /// Ends the worker that the account is of.
+    pub(crate) fn end_worker(&self) {
+        if let Some(process) = self.process.upgrade() {
+            process.end();
+        }
+    }
 }
 
 /// Keeps a function in workers. Dropping it ends them.
@@ -98,7 +108,7 @@ impl Start {
         let process = self.spares.take()?;
         let files: Vec<_> = file.into_iter().map(AsFd::as_fd).collect();
         process.send(&Order::Template(Arc::clone(&self.plan)), &files)?;
-        match process.converse(&self.help, None, &|| true)? {
+        match process.converse(&self.help, Some(READY), &|| true)? {
             Report::Template(known) => Ok((process, known?)),
             other => Err(process.nonsense(&other)),
         }
@@ -186,7 +196,7 @@ impl Keeper {
         }
     }
 
-    fn build(&self, process: &Process, charge: SharedCharge) -> Result<Instance, Error> {
+    fn build(&self, process: &Arc<Process>, charge: SharedCharge) -> Result<Instance, Error> {
         let number = Instance::next_number();
         let (link, theirs) = link::between()
             .map_err(|e| Error::internal("making a socket for an instance")(e.into()))?;
@@ -194,6 +204,7 @@ impl Keeper {
         let account = Account {
             accounts: Arc::clone(&self.accounts),
             number,
+            process: Arc::downgrade(process),
         };
         process.send(&Order::Instance { number }, &[theirs.as_fd()])?;
         Ok(Instance::new(number, link, charge, Some(account)))

@@ -113,11 +113,6 @@ impl Link {
         }
     }
 
-    /// Whether it leads into another process.
-    pub(crate) fn is_to_a_process(&self) -> bool {
-        matches!(self, Self::Process { .. })
-    }
-
     /// Lets the instance end, and waits until it has.
     pub(crate) async fn end(mut self) {
         match &mut self {

@@ -197,12 +197,13 @@ impl Workers {
         let image = file_of(image)?;
         let mut files = vec![image.as_fd(), memory.as_fd()];
         files.extend(loaded.file.as_ref().map(AsFd::as_fd));
+        let limit = warming.runs.limit().saturating_add(BEYOND_INIT);
         process.send(&Order::Warm(plan, warming.runs), &files)?;
         let help = Help {
             pages: Some(loaded.pages.clone()),
             ..Help::default()
         };
-        match process.converse(&help, None, &is_wanted) {
+        match process.converse(&help, Some(limit), &is_wanted) {
             Ok(Report::Warmed(warmed)) => Ok(warmed?),
             Ok(other) => Err(process.nonsense(&other)),
             Err(_) if !is_wanted() => Err(abandoned),

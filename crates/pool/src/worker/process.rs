@@ -15,8 +15,8 @@ use super::{Ask, Order, Reply, Report, WorkerProgram, file_of, wire};
 use crate::error::Error;
 use crate::loading::Pages;
 
-/// How long a worker may take until it is ready.
-const READY: Duration = Duration::from_secs(30);
+/// How long a worker may take until it is ready, and again until it can make clones.
+pub(super) const READY: Duration = Duration::from_secs(60);
 /// How often it is asked whether anybody still waits for what a worker does.
 const ASK_EVERY: Duration = Duration::from_millis(200);
 /// The most pages that a worker can ask for at once.
@@ -153,11 +153,9 @@ impl Process {
     fn wait_until_ready(&self) -> Result<(), Error> {
         match self.converse(&Help::default(), Some(READY), &|| true)? {
             Report::Ready(layers) => {
-                tracing::debug!(
-                    pid = self.jailed.pid(),
-                    layers = layers?,
-                    "a worker is ready"
-                );
+                static SAID: Once = Once::new();
+                let layers = layers?;
+                SAID.call_once(|| tracing::info!(layers, "workers are confined"));
                 Ok(())
             }
             other => Err(self.nonsense(&other)),
