@@ -16,16 +16,18 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// Begins to watch a process.
+    /// Begins to watch these processes, the first of which is the one that threads are named of.
     ///
     /// # Panics
     /// Where strace (a package of that name; `cargo xtask setup` installs it) does not run or may
     /// not attach.
     #[must_use]
-    pub fn attach(process_id: u32) -> Self {
+    pub fn attach(processes: &[u32]) -> Self {
         let output = tempfile::NamedTempFile::new().expect("a file");
         let mut strace = Command::new("strace")
-            .args(["-f", "-s", "64", "-p", &process_id.to_string(), "-o"])
+            .args(["-f", "-s", "64"])
+            .args(processes.iter().map(|id| format!("--attach={id}")))
+            .arg("-o")
             .arg(output.path())
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
@@ -33,14 +35,14 @@ impl Trace {
             .expect("strace runs");
         let mut said = String::new();
         let mut stderr = BufReader::new(strace.stderr.take().expect("its stderr"));
-        while !said.contains("attached") {
+        while said.matches("attached").count() < processes.len() {
             let read = stderr.read_line(&mut said).expect("its words");
             assert!(read > 0, "strace did not attach: {said}");
         }
         Self {
             strace,
             output,
-            process_id,
+            process_id: processes[0],
             left_out: HashSet::new(),
         }
     }

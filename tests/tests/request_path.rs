@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::thread;
 use std::time::Duration;
 
-use dormouse_tests::{Dormouse, Trace};
+use dormouse_tests::{Dormouse, Trace, workers};
 
 /// What may not be called in between, by what stands in strace's line.
 const FORBIDDEN: &[&str] = &[
@@ -82,7 +82,14 @@ fn traced(dormouse: &Dormouse, options: &[&str], start: &str) -> Vec<Vec<String>
         let _ = server.client().invoke("hello", "/").ok();
     }
     // That one looks at the host's memory from time to time, and no request waits for it.
-    let trace = Trace::attach(server.process_id()).without_threads("memory watch");
+    let mut processes = vec![server.process_id()];
+    // The spare worker has nothing to do.
+    processes.extend(
+        workers(server.process_id())
+            .into_iter()
+            .map(|worker| worker.id),
+    );
+    let trace = Trace::attach(&processes).without_threads("memory watch");
     for _ in 0..REQUESTS {
         // What comes after an answer must not be taken for the next request's.
         thread::sleep(Duration::from_millis(100));

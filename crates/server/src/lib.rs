@@ -17,6 +17,7 @@ mod access;
 mod app;
 mod body;
 mod buffers;
+mod code;
 mod connection;
 mod crash;
 mod envelope;
@@ -34,8 +35,9 @@ mod warm;
 
 pub use access::Access;
 pub use app::{App, Limits};
+pub use code::ErrorCode;
 pub use options::{OptionError, bytes_from_text, config_from_options, query_from_config};
-pub use problem::{ApiError, ErrorCode};
+pub use problem::ApiError;
 pub use routes::{ROUTES, Route, Verb, router};
 pub use serve::serve;
 pub use tokens::{
