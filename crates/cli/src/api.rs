@@ -113,7 +113,7 @@ impl Api {
             verify: Verify::Always,
             // Nor does anybody wait for its end but the user.
             warm_timeout: Duration::MAX,
-            isolation: IsolationArg::default().isolation()?,
+            isolation: IsolationArg::default().isolation(),
             ..PoolConfig::default()
         };
         let pool = Pool::new(place.open_store()?, config);

@@ -97,7 +97,7 @@ pub(crate) async fn serve(args: &ServeArgs) -> Result<()> {
         rolls_back: !args.no_rollback,
         verify: args.verify,
         warm_timeout: args.warm_timeout,
-        isolation: args.isolation.isolation()?,
+        isolation: args.isolation.isolation(),
         ..args.limits.pool()
     };
     let guard = args.tokens.as_deref().map(TokenGuard::open).transpose();

@@ -1,7 +1,5 @@
 //! `dormouse worker`: the process that a function's guests run in.
 
-use std::path::PathBuf;
-
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use dormouse_pool::{Isolation, WorkerProgram};
@@ -15,6 +13,10 @@ const ENVIRONMENT: [&str; 2] = ["RUST_LOG", "RUST_BACKTRACE"];
 /// A heap for each two threads is what the C library would keep for speed; a worker's threads allocate
 /// little, and what heaps keep is memory of the host (`mallopt(3)`, `M_ARENA_MAX`).
 const HEAPS: (&str, &str) = ("MALLOC_ARENA_MAX", "2");
+
+/// The file that this process runs, also once another one has taken its name (`proc_pid_exe(5)`): the two
+/// must understand each other.
+const OWN_PROGRAM: &str = "/proc/self/exe";
 
 /// Runs guests for the process that started it; not to be called by hand
 #[derive(Debug, Args)]
@@ -37,14 +39,15 @@ pub(crate) fn worker(_: &WorkerArgs) -> Result<()> {
 
 impl IsolationArg {
     /// What it means to a pool.
-    pub(crate) fn isolation(self) -> Result<Isolation> {
+    pub(crate) fn isolation(self) -> Isolation {
         match self {
-            Self::None => Ok(Isolation::None),
-            Self::Process => Ok(Isolation::Process(WorkerProgram {
-                path: own_program()?,
+            Self::None => Isolation::None,
+            Self::Process => Isolation::Process(WorkerProgram {
+                path: OWN_PROGRAM.into(),
+                name: "dormouse".to_owned(),
                 args: vec![COMMAND.to_owned()],
                 environment: environment(),
-            })),
+            }),
         }
     }
 }
@@ -56,15 +59,4 @@ fn environment() -> Vec<(String, String)> {
         .filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?)));
     let heaps = (HEAPS.0.to_owned(), HEAPS.1.to_owned());
     told.chain([heaps]).collect()
-}
-
-/// The file that this process runs, also once another one has taken its name.
-fn own_program() -> Result<PathBuf> {
-    let path = std::env::current_exe().context("cannot tell which program this is")?;
-    // A file that was replaced has a name that leads nowhere.
-    Ok(if path.exists() {
-        path
-    } else {
-        PathBuf::from("/proc/self/exe")
-    })
 }

@@ -19,14 +19,18 @@
 //! the socket with [`socket`], opens what it needs, and calls [`enter`] while it has one thread.
 //!
 //! ```no_run
-//! use std::os::fd::AsFd;
-//! use dormouse_jail::{Confinement, Filter, Program, ResourceLimits, Rule, enter, socket, spawn};
+//! use std::os::fd::AsRawFd;
+//! use dormouse_jail::{
+//!     Confinement, Filter, Program, ProgramStderr, ResourceLimits, Rule, enter, socket, spawn,
+//! };
 //!
 //! // The front.
 //! let mut jailed = spawn(&Program {
-//!     path: std::env::current_exe()?,
+//!     path: "/proc/self/exe".into(),
+//!     name: "program".into(),
 //!     args: vec!["worker".into()],
 //!     environment: Vec::new(),
+//!     stderr: ProgramStderr::Piped,
 //! })?;
 //! let to_worker = jailed.take_socket();
 //!
@@ -35,7 +39,7 @@
 //! let mut rules = Rule::runtime();
 //! rules.push(Rule::allow_values(libc::SYS_ioctl, 1, &[0xae80])); // KVM_RUN
 //! let layers = enter(&Confinement {
-//!     keep: &[to_front.as_fd()],
+//!     keep: &[to_front.as_raw_fd()],
 //!     limits: ResourceLimits { open_files: Some(64), ..ResourceLimits::default() },
 //!     system_calls: &Filter::compile(&rules)?,
 //! })?;
@@ -46,8 +50,8 @@
 //! # What is demanded, and what is taken where it can be had
 //!
 //! `no_new_privs`, not being dumpable, the resource limits and the seccomp filter are in every
-//! kernel that runs Dormouse and need no privilege: where one of them fails, [`enter`] does. What else there is
-//! depends on the kernel, the distribution and whether the front is root, so it is put in place as
+//! kernel that runs Dormouse and need no privilege: where one of them fails, [`enter`] does. What
+//! else there is depends on the kernel, the distribution and whether the front is root, so it is put in place as
 //! far as it can be, and [`Layers`] says of each layer whether it is, or why it is not.
 //!
 //! Descriptors may come through the socket later (`unix(7)`, SCM_RIGHTS): they are as the front
@@ -61,7 +65,8 @@
 //! - There is no `PR_SET_PDEATHSIG`: it is bound to the *thread* that forked
 //!   (`PR_SET_PDEATHSIG(2const)`), and threads of the front come and go. A worker ends when its
 //!   socket reaches end of file, which the front's death brings about.
-//! - Standard error is the front's. What a worker writes there is to be read as a hostile text.
+//! - What a worker says on standard error is a hostile text; where that is shared with the front, so is
+//!   the descriptor's state ([`ProgramStderr`]).
 
 #![deny(unsafe_code)]
 
@@ -88,4 +93,4 @@ pub use filter::{Filter, Rule};
 pub use group::GroupLimits;
 pub use layers::{Layer, LayerName, Layers, Standing};
 pub use limits::ResourceLimits;
-pub use start::{Jailed, Program, spawn};
+pub use start::{Jailed, Program, ProgramStderr, spawn};

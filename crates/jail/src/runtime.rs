@@ -65,12 +65,12 @@ const BY_NAME: &[libc::c_long] = &[
     libc::SYS_getcwd,
 ];
 
-/// `fcntl(2)`: what changes descriptors of this process only. Not F_SETOWN, which names another.
+/// `fcntl(2)`: what changes descriptors of this process only. Not F_SETOWN, which names another process,
+/// and not F_SETFL, which changes what a descriptor shares with who gave it.
 const FCNTL: &[libc::c_int] = &[
     libc::F_GETFD,
     libc::F_SETFD,
     libc::F_GETFL,
-    libc::F_SETFL,
     libc::F_DUPFD_CLOEXEC,
 ];
 

@@ -3,8 +3,9 @@
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{ChildStderr, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -22,16 +23,29 @@ use crate::kernel;
 /// What to start.
 #[derive(Debug, Clone)]
 pub struct Program {
-    /// The executable. A program that starts itself resolves `/proc/self/exe` first.
+    /// The executable. `/proc/self/exe` is the caller's own, also where another file has its name now.
     pub path: PathBuf,
+    /// The name that it sees, and that is seen of it.
+    pub name: OsString,
     /// Its arguments, without its own name.
     pub args: Vec<OsString>,
     /// Its whole environment.
     pub environment: Vec<(OsString, OsString)>,
+    /// Where what it says on standard error goes.
+    pub stderr: ProgramStderr,
 }
 
-/// Starts a program: one end of a stream socket as its descriptor 0, `/dev/null` as 1, the caller's
-/// standard error as 2, no other descriptor, `/` as its directory, and a session of its own.
+/// Where what a program says on standard error goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProgramStderr {
+    /// To the caller's own, which it shares then, with all that can be done to that.
+    Shared,
+    /// Into a pipe, which [`Jailed::take_stderr`] has the other end of.
+    Piped,
+}
+
+/// Starts a program: one end of a stream socket as its descriptor 0, `/dev/null` as 1, standard error as
+/// asked for as 2, no other descriptor, `/` as its directory, and a session of its own.
 ///
 /// # Errors
 ///
@@ -55,7 +69,11 @@ pub fn spawn(program: &Program) -> Result<Jailed, Error> {
         .current_dir("/")
         .stdin(OwnedFd::from(theirs))
         .stdout(Stdio::null())
-        .stderr(Stdio::inherit());
+        .arg0(&program.name)
+        .stderr(match program.stderr {
+            ProgramStderr::Shared => Stdio::inherit(),
+            ProgramStderr::Piped => Stdio::piped(),
+        });
     kernel::leave_everything_at_exec(&mut command);
     let mut child = command.spawn().map_err(failed)?;
     // The child is not reaped before its pidfd is used for that, so the number stays its own.
@@ -65,6 +83,7 @@ pub fn spawn(program: &Program) -> Result<Jailed, Error> {
             pid,
             pidfd,
             socket: Some(socket),
+            stderr: child.stderr.take(),
             ending: Mutex::new(None),
             group: None,
         }),
@@ -87,6 +106,7 @@ pub struct Jailed {
     pid: Pid,
     pidfd: OwnedFd,
     socket: Option<UnixStream>,
+    stderr: Option<ChildStderr>,
     /// Set once the process is reaped.
     ending: Mutex<Option<Ending>>,
     /// Dropped, and with that removed, after the process is reaped.
@@ -104,6 +124,12 @@ impl Jailed {
     /// copies are, the worker reads end of file.
     pub fn take_socket(&mut self) -> Option<UnixStream> {
         self.socket.take()
+    }
+
+    /// What it says on standard error, where that was asked for; nothing the second time. It is a hostile
+    /// text, and the process waits where nobody reads it.
+    pub fn take_stderr(&mut self) -> Option<ChildStderr> {
+        self.stderr.take()
     }
 
     /// Puts the process into a control group of its own, which goes when this does. What it holds by

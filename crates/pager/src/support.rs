@@ -120,6 +120,10 @@ pub(crate) fn unavailable(error: userfaultfd::Error) -> Error {
     let at_the_device = matches!(error, userfaultfd::Error::OpenDevUserfaultfd(_));
     let error = fd::io_error(error);
     let remedy = match error.kind() {
+        io::ErrorKind::NotFound if at_the_device => {
+            "/dev/userfaultfd is missing, which Linux has from 6.1 on: mknod it (major 10, minor from \
+             /proc/misc), or run guests in the server's own process (`dormouse serve --isolation none`)"
+        }
         io::ErrorKind::PermissionDenied if at_the_device => {
             "run as root or give this user access: chmod or chown /dev/userfaultfd"
         }

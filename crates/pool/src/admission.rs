@@ -94,7 +94,7 @@ impl Pool {
             (By::ColdStart(ColdStart { turn }), charge)
         } else {
             let charge = self.wait_for_memory(&function).await?;
-            (By::Instance(function.instance().await?), charge)
+            (By::Instance(self.instance_of(&function).await?), charge)
         };
         Ok(Lease {
             function,
@@ -120,6 +120,18 @@ impl Pool {
                 slot.set(None);
             }
         };
+    }
+
+    /// An instance, in the function's next worker where the last one has just ended.
+    async fn instance_of(&self, function: &Arc<Function>) -> Result<Instance, Error> {
+        let limit = self.inner.config.queue_timeout;
+        match tokio::time::timeout(limit, function.instance()).await {
+            Ok(instance) => instance,
+            Err(_) => {
+                function.traffic.refuse();
+                Err(timed_out(function, limit))
+            }
+        }
     }
 
     async fn wait_to_boot(&self, function: &Arc<Function>) -> Result<OwnedSemaphorePermit, Error> {

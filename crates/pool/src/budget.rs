@@ -190,6 +190,14 @@ impl Charge {
         false
     }
 
+    /// All that it holds, which it then does not.
+    pub(crate) fn take(&mut self) -> Self {
+        Self {
+            budget: self.budget.clone(),
+            held: self.held.take(),
+        }
+    }
+
     /// Gives back all but `bytes`.
     pub(crate) fn keep(&mut self, bytes: u64) {
         let excess = self.units().saturating_sub(units(bytes));

@@ -1,5 +1,6 @@
 //! One function that is in use: its snapshot, its instances, what its requests share.
 
+use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,7 +14,7 @@ use crate::deploy::SavedFunction;
 use crate::desk;
 use crate::error::Error;
 use crate::instance::{Instance, Parked};
-use crate::loading::{Loaded, Shared, namer, stored_image};
+use crate::loading::{Loaded, Pages, Shared, namer, stored_image};
 use crate::template::{Known, Template};
 use crate::traffic::Traffic;
 use crate::worker::{Keeper, Workers, within};
@@ -133,17 +134,22 @@ impl Function {
             known: Mutex::new(known),
             home,
         });
-        let found = Arc::downgrade(&function);
-        pages.verify_later(file.as_ref(), &function.reference, move || {
-            if let Some(function) = found.upgrade() {
-                function.shed_idle();
-            }
-        });
+        function.verify_later(&pages, file.as_ref());
         if let Some(following) = following {
             following.follow(&function)?;
         }
         function.refill();
         Ok(function)
+    }
+
+    /// Has what was loaded into `file` verified beside all else, where that was not done at once.
+    pub(crate) fn verify_later(self: &Arc<Self>, pages: &Pages, file: Option<&Arc<File>>) {
+        let found = Arc::downgrade(self);
+        pages.verify_later(file, &self.reference, move || {
+            if let Some(function) = found.upgrade() {
+                function.shed_idle();
+            }
+        });
     }
 
     /// Refuses, once the snapshot was found to be damaged.
@@ -251,7 +257,9 @@ impl Function {
 
     /// Learns from how an instance ended up.
     pub(crate) fn note(&self, parked: &Parked) {
-        *lock(&self.known) = parked.known;
+        if parked.known.drift.is_finite() {
+            *lock(&self.known) = parked.known;
+        }
         if let Some(bytes) = parked.wrote_bytes {
             self.expect_bytes(bytes);
         }

@@ -176,8 +176,9 @@ impl Instance {
         // Where it has died there is nothing to give back.
         if !self.is_blank && self.link.tell_soon(Told::GiveBack) {
             self.is_blank = true;
-            self.charge.lock().keep(INSTANCE_BYTES);
         }
+        // A moment before it is so.
+        self.charge.lock().keep(INSTANCE_BYTES);
     }
 
     /// Does what is due with an instance that waits. False where it has waited for so long that it should
@@ -214,6 +215,34 @@ impl Instance {
         answer
     }
 
+    /// What came of a request that the instance was told of, and how long a clone had to be cleared away
+    /// for it.
+    async fn outcome(
+        &mut self,
+        function: &Function,
+        limit: Duration,
+    ) -> Result<(Outcome, Option<u64>), Error> {
+        match tokio::time::timeout(limit, self.link.hear()).await {
+            Ok(Some(Said::Done { outcome, clear_us })) => {
+                let outcome = (*outcome)?;
+                outcome.check()?;
+                if let Some(account) = &self.account {
+                    account.note_use();
+                }
+                Ok((outcome, clear_us))
+            }
+            Ok(Some(Said::Retired)) => Err(Error::Internal {
+                operation: "running a guest",
+                reason: "the instance's thread ended; see the log".to_owned(),
+            }),
+            // Gone without a word, silent, or nonsense: nothing of it is to be relied on.
+            Ok(Some(Said::Parked(_)) | None) | Err(_) => {
+                self.end_worker();
+                Err(function.lost())
+            }
+        }
+    }
+
     /// A request from its order until the instance is parked, or gone.
     async fn see_through(
         mut self,
@@ -230,37 +259,46 @@ impl Instance {
             mut leave,
             charge,
         } = order;
-        let granted_bytes = {
-            let mut held = self.charge.lock();
-            held.absorb(charge);
-            held.bytes()
-        };
-        let job = Job {
+        let mut job = Box::new(Job {
             request,
             wants_fresh,
             ids: Ids::next(),
             arrival: Moment::of(arrival),
-            granted_bytes,
-        };
+            granted_bytes: 0,
+        });
+        let mut charge = Some(charge);
         let limit = Duration::from_millis(function.config().timeout_ms) + BEYOND_RUN;
-        let said = tokio::time::timeout(limit, self.link.ask(Told::Serve(Box::new(job)))).await;
-        let outcome = match said {
-            Ok(Some(Said::Done { outcome, clear_us })) => outcome
-                .map(|outcome| {
-                    outcome.prepared(Preparation {
-                        clear_us: clear_us.or(preparation.clear_us),
-                        ..preparation
-                    })
-                })
-                .map_err(Error::from),
-            Ok(Some(Said::Retired)) => Err(Error::Internal {
-                operation: "running a guest",
-                reason: "the instance's thread ended; see the log".to_owned(),
-            }),
-            Ok(_) => Err(function.lost()),
-            Err(_) => {
-                self.end_worker();
-                Err(function.lost())
+        let outcome = loop {
+            job.granted_bytes = {
+                let mut held = self.charge.lock();
+                if let Some(charge) = charge.take() {
+                    held.absorb(charge);
+                }
+                held.bytes()
+            };
+            let told = tokio::time::timeout(limit, self.link.tell(Told::Serve(job)));
+            match told.await {
+                Ok(Ok(())) => {
+                    let outcome = self.outcome(&function, limit).await;
+                    break outcome.map(|(outcome, clear_us)| {
+                        outcome.prepared(Preparation {
+                            clear_us: clear_us.or(preparation.clear_us),
+                            ..preparation
+                        })
+                    });
+                }
+                // It died a moment ago, and never saw the request.
+                Ok(Err(Told::Serve(unseen))) => match function.instance().await {
+                    Ok(other) => {
+                        charge = Some(self.charge.lock().take());
+                        (self, job) = (other, unseen);
+                    }
+                    Err(error) => break Err(error),
+                },
+                Ok(Err(Told::GiveBack)) | Err(_) => {
+                    self.end_worker();
+                    break Err(function.lost());
+                }
             }
         };
         function.traffic.record(&outcome);

@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::Failure;
+use crate::{Error, Failure};
+use dormouse_abi::{MAX_BODY_BYTES, MAX_HEAD_BYTES};
 
 /// One header: name and value. Values need not be UTF-8.
 pub type Header = (Bytes, Bytes);
@@ -173,6 +174,34 @@ pub(crate) struct Preparation {
 }
 
 impl Outcome {
+    /// Whether it is within the limits that every outcome is: it may come from a process that a guest has
+    /// taken over.
+    ///
+    /// # Errors
+    /// [`Error::Internal`].
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        /// For consoles, reasons and names: what is told is far shorter.
+        const MOST_TEXT_BYTES: usize = 64 << 10;
+        let is_fine = match &self.result {
+            Ok(answer) => {
+                let fields = answer.headers.iter();
+                let head_bytes: usize = fields.map(|(name, value)| name.len() + value.len()).sum();
+                (200..600).contains(&answer.status)
+                    && answer.body.len() <= MAX_BODY_BYTES
+                    && head_bytes <= MAX_HEAD_BYTES
+                    && answer.headers.len() <= MAX_HEAD_BYTES
+            }
+            Err(failure) => failure.to_string().len() <= MOST_TEXT_BYTES,
+        };
+        if is_fine && self.console.len() <= MOST_TEXT_BYTES {
+            return Ok(());
+        }
+        Err(Error::Internal {
+            operation: "running a guest",
+            reason: "what came of it is over its limits".to_owned(),
+        })
+    }
+
     /// The same, of a request that all this was done for.
     pub(crate) fn prepared(mut self, preparation: Preparation) -> Self {
         let Preparation {

@@ -65,6 +65,22 @@ impl Saved {
         })
     }
 
+    /// Checks what a worker says of a guest that has so much memory.
+    ///
+    /// # Errors
+    /// [`Error::Internal`].
+    pub(crate) fn check(&self, memory_bytes: u64) -> Result<(), Error> {
+        if self.pages.checked_mul(PAGE_BYTES) == Some(memory_bytes)
+            && self.resident.iter().all(|run| run.end <= self.pages)
+        {
+            return Ok(());
+        }
+        Err(Error::Internal {
+            operation: "saving a guest",
+            reason: format!("it has {} pages, not {memory_bytes} bytes", self.pages),
+        })
+    }
+
     /// Publishes it as the newest snapshot of `name`, with its configuration, and its layout where there
     /// are several.
     ///

@@ -270,6 +270,12 @@ pub(crate) struct WarmedClone {
     last_run_us: u64,
 }
 
+impl WarmedClone {
+    pub(crate) fn saved(&self) -> &Saved {
+        &self.saved
+    }
+}
+
 /// Restores a clone, has it answer all requests, and saves it, with its memory in `memory`. Blocks until
 /// that is done.
 ///

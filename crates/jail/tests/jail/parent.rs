@@ -8,7 +8,9 @@ use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process;
 
-use dormouse_jail::{Ending, Jailed, LayerName, Layers, Program, ResourceLimits, Standing, spawn};
+use dormouse_jail::{
+    Ending, Jailed, LayerName, Layers, Program, ProgramStderr, ResourceLimits, Standing, spawn,
+};
 
 use rustix::thread::CapabilitySet;
 
@@ -75,6 +77,8 @@ pub(crate) fn start_beside(order: &Order, other: u32) -> Child {
         .then(|| ("RUST_BACKTRACE".into(), "1".into()));
     let program = Program {
         path: env::current_exe().expect("this program"),
+        name: "program".into(),
+        stderr: ProgramStderr::Shared,
         args: order.arguments(),
         environment: backtrace.into_iter().collect(),
     };

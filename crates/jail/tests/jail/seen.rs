@@ -7,7 +7,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::time::Duration;
 
-use dormouse_jail::{Ending, Error, LayerName, Layers, Program, Standing, spawn};
+use dormouse_jail::{Ending, Error, LayerName, Layers, Program, ProgramStderr, Standing, spawn};
 use libtest_mimic::Trial;
 
 use crate::deed::Deed;
@@ -59,6 +59,8 @@ fn only_what_was_given() {
         "out=$(readlink /proc/$$/fd/1); exec >&0; echo \"$GIVEN, $HOME, $PWD, $out\"; read end";
     let mut shell = spawn(&Program {
         path: "/bin/sh".into(),
+        name: "program".into(),
+        stderr: ProgramStderr::Shared,
         args: vec!["-c".into(), script.into()],
         environment: vec![
             ("GIVEN".into(), "this".into()),
@@ -325,6 +327,8 @@ fn killed_from_outside() {
 fn no_program() {
     let error = spawn(&Program {
         path: "/nowhere/dormouse".into(),
+        name: "program".into(),
+        stderr: ProgramStderr::Shared,
         args: Vec::new(),
         environment: Vec::new(),
     })

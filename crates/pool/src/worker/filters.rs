@@ -5,24 +5,23 @@ use std::sync::OnceLock;
 
 use dormouse_jail::{Error, Filter, Rule};
 
-/// What a thread is there for.
+/// Threads that may do less than the process may. Those that run guests, and the one that starts them, need
+/// all of that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Listens to the front, and starts the others.
+    /// Listens to the front: neither KVM nor page faults.
     Front,
-    /// Has a VM, and its pager.
-    Vcpu,
-    /// Serves page faults.
+    /// Serves page faults: no KVM.
     Pager,
 }
 
-/// `ioctl` requests of KVM (Linux `include/uapi/linux/kvm.h`), by what `ioctl(2)` calls type and number:
-/// those of the device, of a VM, and of a vCPU.
+/// The type of `ioctl` requests of KVM (Linux `include/uapi/linux/kvm.h`): of the device, of VMs and of
+/// vCPUs. Which of them a VM takes depends on the host.
 const KVM_TYPE: u32 = 0xae;
 /// Those of userfaultfd (Linux `include/uapi/linux/userfaultfd.h`).
 const UFFD_TYPE: u32 = 0xaa;
 /// `PAGEMAP_SCAN`, of `/proc/self/pagemap` (Linux `include/uapi/linux/fs.h`).
-const PAGEMAP_TYPE: u32 = b'f' as u32;
+const PAGEMAP_SCAN: u32 = 0xc060_6610;
 
 /// The bits of a request that are its type (Linux `include/uapi/asm-generic/ioctl.h`).
 const TYPE_MASK: u64 = 0xff00;
@@ -64,13 +63,17 @@ fn vcpu() -> Vec<Rule> {
     // Whether a memory file can change (`fcntl(2)`, "File sealing").
     let seals = libc::F_GET_SEALS.cast_unsigned();
     rules.push(Rule::allow_values(libc::SYS_fcntl, 1, &[seals]));
-    rules.extend([KVM_TYPE, UFFD_TYPE, PAGEMAP_TYPE].map(ioctls_of));
+    rules.extend([KVM_TYPE, UFFD_TYPE].map(ioctls_of));
+    rules.push(pagemap_scan());
     rules
+}
+
+fn pagemap_scan() -> Rule {
+    Rule::allow_values(libc::SYS_ioctl, 1, &[PAGEMAP_SCAN])
 }
 
 struct Filters {
     front: Filter,
-    vcpu: Filter,
     pager: Filter,
 }
 
@@ -78,34 +81,25 @@ static FILTERS: OnceLock<Filters> = OnceLock::new();
 
 /// Compiles the filters of all kinds, so that threads only have to apply them.
 pub(super) fn compile_ahead() -> Result<(), Error> {
-    let with = |more: Vec<Rule>| {
-        let mut rules = base();
-        rules.extend(more);
-        Filter::compile(&rules)
-    };
-    let mut vcpu = vcpu();
-    // Its pager's thread begins as its own, and narrows itself further.
-    vcpu.extend(Rule::narrowing());
-    let mut pager: Vec<_> = [libc::SYS_pread64].into_iter().map(Rule::allow).collect();
-    pager.extend([UFFD_TYPE, PAGEMAP_TYPE].map(ioctls_of));
+    let mut pager = base();
+    pager.push(Rule::allow(libc::SYS_pread64));
+    pager.push(ioctls_of(UFFD_TYPE));
+    pager.push(pagemap_scan());
     let filters = Filters {
-        // What starts threads cannot be narrower than they are.
-        front: process()?,
-        vcpu: with(vcpu)?,
-        pager: with(pager)?,
+        front: Filter::compile(&base())?,
+        pager: Filter::compile(&pager)?,
     };
     let _ = FILTERS.set(filters);
     Ok(())
 }
 
 /// Confines the calling thread. Only in workers: nothing happens elsewhere.
-pub(super) fn apply(kind: Kind) -> io::Result<()> {
+pub(super) fn confine(kind: Kind) -> io::Result<()> {
     let Some(filters) = FILTERS.get() else {
         return Ok(());
     };
     let filter = match kind {
         Kind::Front => &filters.front,
-        Kind::Vcpu => &filters.vcpu,
         Kind::Pager => &filters.pager,
     };
     filter.apply_to_thread().map_err(io::Error::other)
@@ -113,5 +107,5 @@ pub(super) fn apply(kind: Kind) -> io::Result<()> {
 
 /// Confines the calling thread to what a pager's does, in a worker.
 pub(crate) fn confine_pager() -> io::Result<()> {
-    apply(Kind::Pager)
+    confine(Kind::Pager)
 }

@@ -14,6 +14,7 @@ use dormouse_vmm::Host;
 
 use super::filters::{self, Kind};
 use super::link::ProcessDesk;
+use super::process::MAX_THREADS;
 use super::{Ask, Fault, Order, Reply, Report, wire};
 use crate::allowance::Allowance;
 use crate::cold;
@@ -51,12 +52,14 @@ pub fn work() -> Result<(), Error> {
     if !(is_ready && is_wanted) {
         return Ok(());
     }
-    follow(&socket).map_err(|e| failed(e.into()))
+    follow(socket).map_err(|e| failed(e.into()))
 }
 
 /// Opens what guests need, and gives up the right to open anything else. Tells what confines it.
 fn confine(socket: &UnixStream) -> Result<String, Error> {
     let failed = |e| Error::internal("confining a worker process")(e);
+    // It was named after the path that it was started by. It is only a name.
+    let _ = rustix::thread::set_name(c"dormouse");
     let mut keep = Host::open_ahead()?;
     keep.extend(dormouse_pager::open_ahead()?);
     keep.push(socket.as_raw_fd());
@@ -66,6 +69,7 @@ fn confine(socket: &UnixStream) -> Result<String, Error> {
         keep: &keep,
         limits: ResourceLimits {
             open_files: Some(OPEN_FILES),
+            threads: Some(MAX_THREADS),
             ..ResourceLimits::default()
         },
         system_calls: &system_calls,
@@ -73,87 +77,124 @@ fn confine(socket: &UnixStream) -> Result<String, Error> {
     Ok(layers.map_err(|e| failed(e.into()))?.to_string())
 }
 
+/// Something to be done on a thread that may run guests, and the thread's name.
+type Work = (String, Box<dyn FnOnce() + Send>);
+
 /// Does what it is told until nobody is there to tell it anything.
-fn follow(socket: &UnixStream) -> io::Result<()> {
+///
+/// The thread that listens may do little. A thread has the filters of the one that starts it: so it is not
+/// the one that listens that starts those which run guests.
+fn follow(socket: UnixStream) -> io::Result<()> {
     let (replies, asked) = mpsc::channel();
-    let front = Arc::new(Front {
-        socket: Mutex::new(socket.try_clone()?),
-        replies: Mutex::new(asked),
-    });
-    filters::apply(Kind::Front)?;
-    let template: Arc<OnceLock<Template>> = Arc::default();
-    while let Some((order, files)) = wire::receive::<Order>(socket)? {
-        obey(&front, &template, &replies, order, files)?;
+    let (starter, starting) = mpsc::channel::<Work>();
+    let worker = Worker {
+        front: Arc::new(Front {
+            socket: Mutex::new(socket.try_clone()?),
+            replies: Mutex::new(asked),
+        }),
+        template: Arc::default(),
+        replies,
+        starter,
+    };
+    let listening = std::thread::Builder::new().name("front".to_owned());
+    let listening = listening.spawn(move || {
+        filters::confine(Kind::Front)?;
+        while let Some((order, files)) = wire::receive::<Order>(&socket)? {
+            worker.obey(order, files)?;
+        }
+        Ok(())
+    })?;
+    for (name, work) in starting {
+        let started = std::thread::Builder::new().name(name).spawn(work);
+        if let Err(error) = started {
+            // What it was to have is dropped with it, which whoever waits for it sees.
+            tracing::error!(%error, "a thread could not be started");
+        }
     }
     // What runs ends with the process.
-    Ok(())
+    let ended = listening.join();
+    ended.unwrap_or_else(|_| Err(io::Error::other("the thread that listens panicked")))
 }
 
-fn obey(
-    front: &Arc<Front>,
-    template: &Arc<OnceLock<Template>>,
-    replies: &Sender<(Reply, Vec<OwnedFd>)>,
-    order: Order,
-    files: Vec<OwnedFd>,
-) -> io::Result<()> {
-    let mut files = files.into_iter();
-    let mut file = || {
-        let next = files.next().map(File::from);
-        next.ok_or_else(|| io::Error::other("a file that an order is about did not come with it"))
-    };
-    match order {
-        Order::Reply(reply) => {
-            // Nobody asked, if it fails.
-            let _ = replies.send((reply, files.collect()));
-        }
-        Order::Template(plan) => {
-            let (front, template) = (Arc::clone(front), Arc::clone(template));
-            let memory = files.next().map(File::from);
-            job(move || {
-                let made = new_template(&front, plan, memory);
-                let made = made.map(|made| template.get_or_init(|| made).known());
-                front.report(&Report::Template(made.map_err(Fault::from)));
-            })?;
-        }
-        Order::Instance { number } => {
-            let (front, template) = (Arc::clone(front), Arc::clone(template));
-            let socket = files.next().map(UnixStream::from);
-            let name = template.get().map(|template| template.name().to_string());
-            thread(&name.unwrap_or_default(), move || {
-                if let (Some(template), Some(socket)) = (template.get(), socket) {
-                    let ask = front.coverer(Some(number));
-                    desk::serve(template, ask, &mut ProcessDesk::new(socket));
-                }
-            })?;
-        }
-        Order::Boot(config) => {
-            let (front, image, memory) = (Arc::clone(front), file()?, file()?);
-            job(move || {
-                let booted = content(image).and_then(|image| {
-                    deploy::boot(&image, &config, &Interrupters::default(), &memory)
+/// What the thread that listens has.
+struct Worker {
+    front: Arc<Front>,
+    template: Arc<OnceLock<Template>>,
+    replies: Sender<(Reply, Vec<OwnedFd>)>,
+    starter: Sender<Work>,
+}
+
+impl Worker {
+    fn obey(&self, order: Order, files: Vec<OwnedFd>) -> io::Result<()> {
+        let front = Arc::clone(&self.front);
+        let mut files = files.into_iter().map(File::from);
+        let mut file = || {
+            let next = files.next();
+            next.ok_or_else(|| io::Error::other("a file that an order is about is not with it"))
+        };
+        match order {
+            Order::Reply(reply) => {
+                // Nobody asked, if it fails.
+                let _ = self
+                    .replies
+                    .send((reply, files.map(OwnedFd::from).collect()));
+            }
+            Order::Template(plan) => {
+                let (template, memory) = (Arc::clone(&self.template), files.next());
+                self.start("job", move || {
+                    let made = new_template(&front, plan, memory);
+                    let made = made.map(|made| template.get_or_init(|| made).known());
+                    front.report(&Report::Template(made.map_err(Fault::from)));
                 });
-                front.report(&Report::Booted(booted.map_err(Fault::from)));
-            })?;
-        }
-        Order::Warm(plan, runs) => {
-            let (front, image, memory) = (Arc::clone(front), file()?, file()?);
-            let snapshot = files.next().map(File::from);
-            job(move || {
-                let warmed = warm(&front, plan, &runs, image, &memory, snapshot);
-                front.report(&Report::Warmed(warmed.map_err(Fault::from)));
-            })?;
-        }
-        Order::Cold(asked) => {
-            let (front, image) = (Arc::clone(front), file()?);
-            job(move || {
-                let cold = content(image).and_then(|image| {
-                    cold::answer_cold(&image, &asked, &Interrupters::default(), || ())
+            }
+            Order::Instance { number } => {
+                let socket = UnixStream::from(OwnedFd::from(file()?));
+                self.start_instance(number, ProcessDesk::new(socket));
+            }
+            Order::Boot(config) => {
+                let (image, memory) = (file()?, file()?);
+                self.start("job", move || {
+                    let booted = content(image).and_then(|image| {
+                        deploy::boot(&image, &config, &Interrupters::default(), &memory)
+                    });
+                    front.report(&Report::Booted(booted.map_err(Fault::from)));
                 });
-                front.report(&Report::Cold(cold.map_err(Fault::from)));
-            })?;
+            }
+            Order::Warm(plan, runs) => {
+                let (image, memory, snapshot) = (file()?, file()?, files.next());
+                self.start("job", move || {
+                    let warmed = warm(&front, plan, &runs, image, &memory, snapshot);
+                    front.report(&Report::Warmed(warmed.map_err(Fault::from)));
+                });
+            }
+            Order::Cold(asked) => {
+                let image = file()?;
+                self.start("job", move || {
+                    let booted = || front.report(&Report::ColdBooted);
+                    let cold = content(image).and_then(|image| {
+                        cold::answer_cold(&image, &asked, &Interrupters::default(), booted)
+                    });
+                    front.report(&Report::Cold(cold.map_err(Fault::from)));
+                });
+            }
         }
+        Ok(())
     }
-    Ok(())
+
+    fn start_instance(&self, number: u64, mut desk: ProcessDesk) {
+        let (front, template) = (Arc::clone(&self.front), Arc::clone(&self.template));
+        let name = template.get().map(|template| template.name().to_string());
+        self.start(&name.unwrap_or_default(), move || {
+            if let Some(template) = template.get() {
+                desk::serve(template, front.coverer(Some(number)), &mut desk);
+            }
+        });
+    }
+
+    fn start(&self, name: &str, work: impl FnOnce() + Send + 'static) {
+        // Where it fails the process is about to end.
+        let _ = self.starter.send((format!("vcpu {name}"), Box::new(work)));
+    }
 }
 
 fn warm(
@@ -191,21 +232,6 @@ fn new_template(
     let namer = namer(plan.state.vm.load_address(), move || asked.image());
     let staged = front.coverer(None);
     Template::new(plan, backing, namer, staged, Interrupters::default())
-}
-
-/// Does something on a thread that may run guests.
-fn job(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    thread("job", work)
-}
-
-fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    std::thread::Builder::new()
-        .name(format!("vcpu {name}"))
-        .spawn(move || match filters::apply(Kind::Vcpu) {
-            Ok(()) => work(),
-            Err(error) => tracing::error!(%error, "a thread could not be confined"),
-        })?;
-    Ok(())
 }
 
 impl Front {

@@ -1,13 +1,15 @@
 //! The worker of a function, and the next one where it ends.
 
-use std::collections::HashMap;
+use std::fs::File;
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use dormouse_snapshot::Store;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use super::accounts::Accounts;
 use super::process::{Help, Process, READY, Spares};
 use super::{Order, Report, link};
 use crate::budget::{Budget, SharedCharge};
@@ -17,35 +19,12 @@ use crate::instance::Instance;
 use crate::loading::{Loaded, Pages, stored_image};
 use crate::template::{Known, Plan};
 
-/// A worker that lived at least so long is replaced at once.
+/// A worker that lived at least so long, or was of use, is replaced at once.
 const LONG_ENOUGH: Duration = Duration::from_secs(10);
 /// The first wait before another is started in place of one that did not; it doubles.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 /// The longest wait.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
-
-/// Who may hold how much: the charges of a worker's instances, by their numbers.
-#[derive(Debug, Default)]
-pub(crate) struct Accounts {
-    instances: Mutex<HashMap<u64, SharedCharge>>,
-    staged: Option<SharedCharge>,
-}
-
-/// An entry in a worker's accounts, for as long as it lives.
-pub(crate) struct Account {
-    accounts: Arc<Accounts>,
-    number: u64,
-    process: Weak<Process>,
-}
-
-impl Account {
-    /// Ends the worker that the account is of.
-    pub(crate) fn end_worker(&self) {
-        if let Some(process) = self.process.upgrade() {
-            process.end();
-        }
-    }
-}
 
 /// Keeps a function in workers. Dropping it ends them.
 pub(crate) struct Keeper {
@@ -72,39 +51,9 @@ struct Start {
     help: Help,
 }
 
-impl Accounts {
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, SharedCharge>> {
-        // The map is consistent between any two statements.
-        self.instances
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes as much from the budget as lets the account hold `bytes`, if that can be had. Tells what it
-    /// holds then.
-    pub(super) fn cover(&self, instance: Option<u64>, bytes: u64) -> u64 {
-        let charge = match instance {
-            Some(number) => self.lock().get(&number).cloned(),
-            None => self.staged.clone(),
-        };
-        let Some(charge) = charge else {
-            return 0;
-        };
-        let mut charge = charge.lock();
-        charge.cover(bytes);
-        charge.bytes()
-    }
-}
-
-impl Drop for Account {
-    fn drop(&mut self) {
-        self.accounts.lock().remove(&self.number);
-    }
-}
-
 impl Start {
     /// Blocks until the worker has made what clones are made of.
-    fn start(&self, file: Option<&Arc<std::fs::File>>) -> Result<(Arc<Process>, Known), Error> {
+    fn start(&self, file: Option<&Arc<File>>) -> Result<(Arc<Process>, Known), Error> {
         let process = self.spares.take()?;
         let files: Vec<_> = file.into_iter().map(AsFd::as_fd).collect();
         process.send(&Order::Template(Arc::clone(&self.plan)), &files)?;
@@ -114,10 +63,12 @@ impl Start {
         }
     }
 
-    /// The same, with the snapshot's memory read once more.
-    fn start_again(&self) -> Result<Arc<Process>, Error> {
+    /// The same, with the snapshot's memory read once more, which has to be verified as it was the first
+    /// time.
+    fn start_again(&self) -> Result<(Arc<Process>, Option<Arc<File>>), Error> {
+        self.help.forget();
         let file = self.pages.file()?;
-        Ok(self.start(file.as_ref())?.0)
+        Ok((self.start(file.as_ref())?.0, file))
     }
 }
 
@@ -131,13 +82,11 @@ impl Keeper {
     pub(crate) fn new(
         spares: &Arc<Spares>,
         loaded: &Loaded,
-        store: &dormouse_snapshot::Store,
+        store: &Store,
         budget: &Budget,
     ) -> Result<(Self, Known, Following), Error> {
-        let accounts = Arc::new(Accounts {
-            instances: Mutex::default(),
-            staged: Some(SharedCharge::new(budget.empty())),
-        });
+        let memory_bytes = loaded.manifest.memory_bytes;
+        let accounts = Arc::new(Accounts::new(budget.empty(), memory_bytes));
         let (store, reference) = (store.clone(), loaded.reference.clone());
         let image = move || stored_image(&store, &reference).ok();
         let start = Start {
@@ -147,7 +96,8 @@ impl Keeper {
             help: Help {
                 pages: Some(loaded.pages.clone()),
                 image: Some(Box::new(image)),
-                accounts: Arc::clone(&accounts),
+                accounts: Some(Arc::clone(&accounts)),
+                ..Help::default()
             },
         };
         let (process, known) = start.start(loaded.file.as_ref())?;
@@ -165,26 +115,28 @@ impl Keeper {
         /// Workers that end before they are asked for an instance cost a request nothing but time.
         const TRIES: usize = 5;
         let mut worker = self.worker.subscribe();
-        let mut last = None;
+        let mut tried: Option<u32> = None;
         for _ in 0..TRIES {
-            let is_new = |worker: &Worker| match (worker, &last) {
-                (Worker::Starting, _) => false,
-                (Worker::Running(process), Some((ended, _))) => !Arc::ptr_eq(process, ended),
-                _ => true,
+            let is_new = |worker: &Worker| match worker {
+                Worker::Starting => false,
+                Worker::Running(process) => Some(process.id()) != tried,
+                Worker::Failed(_) | Worker::Over => true,
             };
             let up = worker.wait_for(is_new);
             // It fails with the keeper, which the caller has.
             let up = up.await.map_err(|_| Error::Draining)?.clone();
             match up {
                 Worker::Running(process) => match self.build(&process, charge.clone()) {
-                    Ok(instance) => return Ok(instance),
-                    Err(error) => last = Some((process, error)),
+                    Err(Error::WorkerLost { .. }) => tried = Some(process.id()),
+                    built => return built,
                 },
                 Worker::Failed(how) => return Err(Error::WorkerLost { how }),
                 Worker::Starting | Worker::Over => return Err(Error::Draining),
             }
         }
-        Err(last.map_or(Error::Draining, |(_, error)| error))
+        Err(Error::WorkerLost {
+            how: "as did those that were started in its place".to_owned(),
+        })
     }
 
     /// The same, if a worker runs.
@@ -200,12 +152,7 @@ impl Keeper {
         let number = Instance::next_number();
         let (link, theirs) = link::between()
             .map_err(|e| Error::internal("making a socket for an instance")(e.into()))?;
-        self.accounts.lock().insert(number, charge.clone());
-        let account = Account {
-            accounts: Arc::clone(&self.accounts),
-            number,
-            process: Arc::downgrade(process),
-        };
+        let account = self.accounts.open(number, charge.clone(), process);
         process.send(&Order::Instance { number }, &[theirs.as_fd()])?;
         Ok(Instance::new(number, link, charge, Some(account)))
     }
@@ -247,6 +194,7 @@ impl Following {
             let _runtime = runtime.enter();
             let mut registered = Some(registered);
             let Self { start, mut process } = self;
+            let mut wait = Duration::ZERO;
             loop {
                 let begun = Instant::now();
                 // It never says anything but questions.
@@ -256,9 +204,13 @@ impl Following {
                     Ok(report) => drop(process.nonsense(&report)),
                     Err(error) => lost(&function, &process, &error),
                 }
+                wait = if process.was_of_use() || begun.elapsed() >= LONG_ENOUGH {
+                    Duration::ZERO
+                } else {
+                    (wait * 2).clamp(FIRST_WAIT, LONGEST_WAIT)
+                };
                 drop(process);
-                let was_short = begun.elapsed() < LONG_ENOUGH;
-                let Some(next) = replace(&function, &start, was_short) else {
+                let Some(next) = replace(&function, &start, wait) else {
                     return;
                 };
                 process = next;
@@ -284,41 +236,36 @@ fn lost(function: &Weak<Function>, process: &Process, error: &Error) {
     function.shed_idle();
 }
 
-/// Starts another worker for the function, as long as that takes; none once the function is closed, or
-/// the pool ends.
-fn replace(function: &Weak<Function>, start: &Start, was_short: bool) -> Option<Arc<Process>> {
-    let mut wait = if was_short {
-        FIRST_WAIT
-    } else {
-        Duration::ZERO
-    };
-    loop {
-        let set = |worker: Worker| {
-            let function = function.upgrade()?;
-            let keeper = function.keeper()?;
-            if keeper.is_over() {
-                keeper.worker.send_replace(Worker::Over);
-                return None;
-            }
-            keeper.worker.send_replace(worker);
-            Some(function)
-        };
-        if wait.is_zero() || wait == FIRST_WAIT {
-            set(Worker::Starting)?;
+/// Starts another worker for the function after so long, and as long as that takes; none once the function
+/// is closed, or the pool ends.
+fn replace(function: &Weak<Function>, start: &Start, mut wait: Duration) -> Option<Arc<Process>> {
+    let set = |worker: Worker| {
+        let function = function.upgrade()?;
+        let keeper = function.keeper()?;
+        if keeper.is_over() {
+            keeper.worker.send_replace(Worker::Over);
+            return None;
         }
+        keeper.worker.send_replace(worker);
+        keeper.accounts.forget_staged();
+        Some(function)
+    };
+    set(Worker::Starting)?;
+    loop {
         std::thread::sleep(wait);
         // Only for as long as it is needed: whoever closes the function must not wait for this.
         drop(function.upgrade()?);
         match start.start_again() {
-            Ok(process) => {
+            Ok((process, file)) => {
                 let function = set(Worker::Running(Arc::clone(&process)))?;
+                function.verify_later(&start.pages, file.as_ref());
                 function.refill();
                 return Some(process);
             }
             Err(error) => {
                 tracing::error!(%error, "no worker process could be started");
                 set(Worker::Failed(error.to_string()))?;
-                wait = (wait * 2).clamp(FIRST_WAIT * 2, LONGEST_WAIT);
+                wait = (wait * 2).clamp(FIRST_WAIT, LONGEST_WAIT);
             }
         }
     }

@@ -4,6 +4,7 @@
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -12,6 +13,10 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use super::wire;
 use crate::desk::Desk;
 use crate::instance::{Said, Told};
+
+/// The most that an instance says at once: an answer of the largest size with all that is told of it, or a
+/// working set.
+const MAX_SAID_BYTES: usize = 16 << 20;
 
 /// The front's side.
 pub(crate) enum Link {
@@ -55,16 +60,21 @@ pub(super) fn between() -> std::io::Result<(Link, UnixStream)> {
 }
 
 impl Link {
-    /// Tells the instance something, and waits for what it says to that. Nothing where it is gone.
-    pub(crate) async fn ask(&mut self, told: Told) -> Option<Said> {
+    /// Tells the instance something.
+    ///
+    /// # Errors
+    /// What was to be told, where the instance is gone.
+    pub(crate) async fn tell(&mut self, told: Told) -> Result<(), Told> {
         match self {
-            Self::Thread { to, .. } => to.send(told).ok()?,
+            Self::Thread { to, .. } => to.send(told).map_err(|unsent| unsent.0),
             Self::Process { stream, .. } => {
-                let bytes = wire::encode(&told).ok()?;
-                stream.write_all(&bytes).await.ok()?;
+                let sent = match wire::encode(&told) {
+                    Ok(bytes) => stream.write_all(&bytes).await,
+                    Err(error) => Err(error),
+                };
+                sent.map_err(|_| told)
             }
         }
-        self.hear().await
     }
 
     /// Waits for what the instance says. Nothing where it is gone, or says nothing that makes sense.
@@ -72,7 +82,7 @@ impl Link {
         match self {
             Self::Thread { from, .. } => from.recv().await,
             Self::Process { stream, came } => loop {
-                if let Some(said) = wire::take(came).ok()? {
+                if let Some(said) = wire::take(came, MAX_SAID_BYTES).ok()? {
                     return Some(said);
                 }
                 // Nothing is kept of the large answer before.
@@ -113,8 +123,10 @@ impl Link {
         }
     }
 
-    /// Lets the instance end, and waits until it has.
+    /// Lets the instance end, and waits until it has: for as long as that may take.
     pub(crate) async fn end(mut self) {
+        /// A VM is gone in milliseconds.
+        const LONG_ENOUGH: Duration = Duration::from_secs(5);
         match &mut self {
             Self::Thread { to, .. } => {
                 let (nobody, _) = mpsc::channel();
@@ -125,7 +137,10 @@ impl Link {
                 let _ = stream.shutdown().await;
             }
         }
-        while self.hear().await.is_some() {}
+        let ended = async { while self.hear().await.is_some() {} };
+        if tokio::time::timeout(LONG_ENOUGH, ended).await.is_err() {
+            tracing::warn!("an instance does not end");
+        }
     }
 }
 

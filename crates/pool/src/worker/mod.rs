@@ -20,11 +20,13 @@
 //!
 //! A worker that ends takes the requests with it that it runs. [`Keeper`] starts another in its place.
 
+mod accounts;
 mod fault;
 mod filters;
 mod inside;
 mod keeper;
 mod link;
+mod log;
 mod process;
 mod wire;
 
@@ -37,10 +39,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use accounts::Account;
 pub(crate) use fault::Fault;
 pub(crate) use filters::confine_pager;
 pub use inside::work;
-pub(crate) use keeper::{Account, Keeper};
+pub(crate) use keeper::Keeper;
 pub(crate) use link::{Link, within};
 use process::{Help, Spares};
 
@@ -70,6 +73,8 @@ pub enum Isolation {
 pub struct WorkerProgram {
     /// The executable.
     pub path: PathBuf,
+    /// Its name, as lists of processes have it.
+    pub name: String,
     /// Its arguments.
     pub args: Vec<String>,
     /// Its whole environment.
@@ -110,6 +115,8 @@ enum Report {
     Template(Result<Known, Fault>),
     Booted(Result<(Saved, u64), Fault>),
     Warmed(Result<WarmedClone, Fault>),
+    /// The guest of a cold start is ready and runs now.
+    ColdBooted,
     Cold(Result<Cold, Fault>),
 }
 
@@ -168,7 +175,11 @@ impl Workers {
         process.send(&order, &[image.as_fd(), memory.as_fd()])?;
         let limit = Duration::from_millis(config.init_timeout_ms) + BEYOND_INIT;
         match process.converse(&Help::default(), Some(limit), &|| true)? {
-            Report::Booted(booted) => Ok(booted?),
+            Report::Booted(booted) => {
+                let (saved, boot_us) = booted?;
+                saved.check(config.memory_bytes)?;
+                Ok((saved, boot_us))
+            }
             other => Err(process.nonsense(&other)),
         }
     }
@@ -204,7 +215,11 @@ impl Workers {
             ..Help::default()
         };
         match process.converse(&help, Some(limit), &is_wanted) {
-            Ok(Report::Warmed(warmed)) => Ok(warmed?),
+            Ok(Report::Warmed(warmed)) => {
+                let warmed = warmed?;
+                warmed.saved().check(loaded.manifest.memory_bytes)?;
+                Ok(warmed)
+            }
             Ok(other) => Err(process.nonsense(&other)),
             Err(_) if !is_wanted() => Err(abandoned),
             Err(error) => Err(error),
@@ -227,7 +242,13 @@ impl Workers {
         let image = file_of(image)?;
         let limit = job.limit() + BEYOND_INIT;
         process.send(&Order::Cold(job), &[image.as_fd()])?;
-        match process.converse(&Help::default(), Some(limit), &|| true)? {
+        let help = Help::default();
+        let mut report = process.converse(&help, Some(limit), &|| true)?;
+        if matches!(report, Report::ColdBooted) {
+            booted();
+            report = process.converse(&help, Some(limit), &|| true)?;
+        }
+        match report {
             Report::Cold(cold) => Ok(cold?),
             other => Err(process.nonsense(&other)),
         }

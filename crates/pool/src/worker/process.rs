@@ -1,22 +1,24 @@
 //! One worker process, seen from the front.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use dormouse_jail::{GroupLimits, Jailed, Program};
+use dormouse_jail::{GroupLimits, Jailed, Program, ProgramStderr};
 use dormouse_snapshot::PAGE_BYTES;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::keeper::Accounts;
-use super::{Ask, Order, Reply, Report, WorkerProgram, file_of, wire};
+use super::accounts::Accounts;
+use super::{Ask, Order, Reply, Report, WorkerProgram, file_of, log, wire};
 use crate::error::Error;
 use crate::loading::Pages;
 
 /// How long a worker may take until it is ready, and again until it can make clones.
 pub(super) const READY: Duration = Duration::from_secs(60);
+/// How long a worker may take to read what it is told, and to finish what it has begun to say.
+const STALLED: Duration = Duration::from_secs(5);
 /// How often it is asked whether anybody still waits for what a worker does.
 const ASK_EVERY: Duration = Duration::from_millis(200);
 /// The most pages that a worker can ask for at once.
@@ -24,8 +26,9 @@ const MAX_PAGES: u64 = 4096;
 
 /// What a worker takes beside its guests' memory, at most: images, tables, answers on their way.
 const BESIDE_GUESTS_BYTES: u64 = 512 << 20;
-/// The most threads of a worker: two for each instance of a function with the highest concurrency.
-const MAX_THREADS: u64 = 10_000;
+/// The most threads of a worker: for each instance of a function with the highest concurrency two, and
+/// the one that KVM puts beside a VM.
+pub(super) const MAX_THREADS: u64 = 16_384;
 
 /// A worker process. Dropping it ends it.
 #[derive(Debug)]
@@ -34,6 +37,7 @@ pub(crate) struct Process {
     reading: UnixStream,
     writing: Mutex<UnixStream>,
     was_stopped: AtomicBool,
+    was_of_use: AtomicBool,
 }
 
 /// Workers that are ready and have nothing to do yet.
@@ -52,7 +56,16 @@ pub(super) struct Help {
     pub(super) pages: Option<Pages>,
     /// The image, once it is needed.
     pub(super) image: Option<Box<dyn Fn() -> Option<Vec<u8>> + Send + Sync>>,
-    pub(super) accounts: Arc<Accounts>,
+    pub(super) accounts: Option<Arc<Accounts>>,
+    /// Whether the image was asked for: a copy of it is the front's memory, and one is enough.
+    pub(super) gave_image: AtomicBool,
+}
+
+impl Help {
+    /// For a worker that asked for nothing yet.
+    pub(super) fn forget(&self) {
+        self.gave_image.store(false, Ordering::Relaxed);
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -72,6 +85,8 @@ impl Spares {
         let spares = Arc::new(Self {
             program: Program {
                 path: program.path.clone(),
+                name: program.name.clone().into(),
+                stderr: ProgramStderr::Piped,
                 args: program.args.iter().map(Into::into).collect(),
                 environment: environment
                     .map(|(name, value)| (name.into(), value.into()))
@@ -95,11 +110,15 @@ impl Spares {
     /// userfaultfd.
     pub(super) fn take(self: &Arc<Self>) -> Result<Arc<Process>, Error> {
         let spare = lock(&self.next).take();
-        let process = match spare {
-            Some(process) => process,
-            None => Process::start(self)?,
-        };
         self.start_ahead();
+        // One that has ended while it waited is no reason to fail.
+        if let Some(process) = spare
+            && process.wait_until_ready().is_ok()
+            && matches!(process.jailed.try_wait(), Ok(None))
+        {
+            return Ok(process);
+        }
+        let process = Process::start(self)?;
         process.wait_until_ready()?;
         Ok(process)
     }
@@ -141,12 +160,19 @@ impl Process {
             operation: "starting a worker process",
             reason: "it has no socket".to_owned(),
         })?;
+        if let Some(stderr) = jailed.take_stderr() {
+            log::relay(jailed.pid(), stderr).map_err(failed)?;
+        }
+        // One that neither reads nor finishes what it begins to say is ended.
+        reading.set_read_timeout(Some(STALLED)).map_err(failed)?;
+        reading.set_write_timeout(Some(STALLED)).map_err(failed)?;
         let writing = Mutex::new(reading.try_clone().map_err(failed)?);
         Ok(Arc::new(Self {
             jailed,
             reading,
             writing,
             was_stopped: AtomicBool::new(false),
+            was_of_use: AtomicBool::new(false),
         }))
     }
 
@@ -168,7 +194,10 @@ impl Process {
     /// [`Error::WorkerLost`] where it is gone.
     pub(super) fn send(&self, order: &Order, files: &[BorrowedFd<'_>]) -> Result<(), Error> {
         let sent = wire::send(&lock(&self.writing), order, files);
-        sent.map_err(|error| self.lost(&error))
+        sent.map_err(|error| {
+            self.end();
+            self.lost(&error)
+        })
     }
 
     /// Answers what the worker asks until it says something else. Nobody else may listen to it. Where it
@@ -184,14 +213,14 @@ impl Process {
     ) -> Result<Report, Error> {
         let begun = Instant::now();
         loop {
+            let is_late = limit.is_some_and(|limit| begun.elapsed() > limit);
+            if is_late || !is_wanted() {
+                self.end();
+                return Err(self.lost(&"it took too long"));
+            }
             let mut watched = [PollFd::new(&self.reading, PollFlags::IN)];
             let timeout = Timespec::try_from(ASK_EVERY).ok();
             if matches!(poll(&mut watched, timeout.as_ref()), Ok(0)) {
-                let is_late = limit.is_some_and(|limit| begun.elapsed() > limit);
-                if is_late || !is_wanted() {
-                    self.end();
-                    return Err(self.lost(&"it took too long"));
-                }
                 continue;
             }
             match wire::receive(&self.reading) {
@@ -209,8 +238,14 @@ impl Process {
     fn help(&self, help: &Help, ask: &Ask) -> Result<(), Error> {
         let mut file = None;
         let reply = match *ask {
-            Ask::Cover { instance, bytes } => Reply::Covered(help.accounts.cover(instance, bytes)),
+            Ask::Cover { instance, bytes } => {
+                let accounts = help.accounts.as_ref();
+                Reply::Covered(accounts.map_or(0, |accounts| accounts.cover(instance, bytes)))
+            }
             Ask::Image => {
+                if help.gave_image.swap(true, Ordering::Relaxed) {
+                    return Err(self.nonsense(&Report::Ask(Ask::Image)));
+                }
                 let image = help.image.as_ref().and_then(|image| image());
                 file = image.and_then(|image| file_of(&image).ok());
                 Reply::Image
@@ -226,7 +261,7 @@ impl Process {
                 })
             }
         };
-        let files: Vec<_> = file.iter().map(std::os::fd::AsFd::as_fd).collect();
+        let files: Vec<_> = file.iter().map(AsFd::as_fd).collect();
         self.send(&Order::Reply(reply), &files)
     }
 
@@ -239,6 +274,20 @@ impl Process {
                 process.end();
             }
         }
+    }
+
+    /// Its process id.
+    pub(super) fn id(&self) -> u32 {
+        self.jailed.pid()
+    }
+
+    pub(super) fn note_use(&self) {
+        self.was_of_use.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it ever answered a request.
+    pub(super) fn was_of_use(&self) -> bool {
+        self.was_of_use.load(Ordering::Relaxed)
     }
 
     /// Whether it was stopped by its own pool.
@@ -258,7 +307,9 @@ impl Process {
     /// What to say of a worker that ended by itself.
     fn ended(&self) -> Error {
         const SOON: Duration = Duration::from_secs(1);
-        match self.jailed.wait_timeout(SOON) {
+        let ended = self.jailed.wait_timeout(SOON);
+        self.end();
+        match ended {
             Ok(Some(ending)) => self.lost(&ending),
             Ok(None) => self.lost(&"it closed its socket"),
             Err(error) => self.lost(&error),
@@ -283,6 +334,7 @@ impl Process {
             Report::Template(_) => "template",
             Report::Booted(_) => "booted",
             Report::Warmed(_) => "warmed",
+            Report::ColdBooted => "booted cold",
             Report::Cold(_) => "cold",
         };
         self.lost(&format!("it said {what:?} where that makes no sense"))

@@ -59,20 +59,23 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
 }
 
 /// How long the message is that begins so.
-fn length(header: [u8; LENGTH_BYTES]) -> io::Result<usize> {
+fn length(header: [u8; LENGTH_BYTES], most_bytes: usize) -> io::Result<usize> {
     let length = u32::from_le_bytes(header) as usize;
-    if length > MAX_MESSAGE_BYTES {
+    if length > most_bytes {
         return Err(invalid(format!("a message of {length} bytes is too long")));
     }
     Ok(length)
 }
 
-/// Takes the first message out of what came, once it is complete.
-pub(super) fn take<T: DeserializeOwned>(came: &mut BytesMut) -> io::Result<Option<T>> {
+/// Takes the first message out of what came, once it is complete; of `most_bytes` at most.
+pub(super) fn take<T: DeserializeOwned>(
+    came: &mut BytesMut,
+    most_bytes: usize,
+) -> io::Result<Option<T>> {
     let Some(header) = came.first_chunk() else {
         return Ok(None);
     };
-    let length = length(*header)?;
+    let length = length(*header, most_bytes)?;
     if came.len() < LENGTH_BYTES + length {
         came.reserve(LENGTH_BYTES + length - came.len());
         return Ok(None);
@@ -129,7 +132,7 @@ pub(super) fn receive<T: DeserializeOwned>(
         }
     }
     socket.read_exact(&mut header[came..])?;
-    let mut bytes = vec![0; length(header)?];
+    let mut bytes = vec![0; length(header, MAX_MESSAGE_BYTES)?];
     socket.read_exact(&mut bytes)?;
     Ok(Some((decode(&bytes)?, descriptors)))
 }
@@ -180,7 +183,7 @@ mod tests {
             receive::<String>(&there).unwrap_err();
             let mut came = BytesMut::from(bytes);
             assert!(
-                !matches!(take::<String>(&mut came), Ok(Some(_))),
+                !matches!(take::<String>(&mut came, 100), Ok(Some(_))),
                 "{bytes:?}"
             );
         }
@@ -192,12 +195,12 @@ mod tests {
         let mut came = BytesMut::new();
         for byte in &bytes[..bytes.len() - 1] {
             came.extend_from_slice(&[*byte]);
-            assert_eq!(take::<String>(&mut came).unwrap(), None);
+            assert_eq!(take::<String>(&mut came, 100).unwrap(), None);
         }
         came.extend_from_slice(&bytes[bytes.len() - 1..]);
         came.extend_from_slice(&bytes);
         for _ in 0..2 {
-            let message = take::<String>(&mut came).unwrap();
+            let message = take::<String>(&mut came, 100).unwrap();
             assert_eq!(message.as_deref(), Some("a message"));
         }
         assert!(came.is_empty());
