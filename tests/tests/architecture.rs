@@ -71,6 +71,7 @@ const UNSAFE: &[(&str, &[&str])] = &[
     ),
     ("pager", &["fd", "huge.rs", "mapping.rs"]),
     ("jail", &["kernel.rs"]),
+    ("cli", &["heaps.rs"]),
     ("guest", &["alloc.rs", "port.rs"]),
     ("benches", &["floor"]),
     ("load", &["drive/timer.rs"]),

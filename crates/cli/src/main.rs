@@ -2,7 +2,7 @@
 //!
 //! stdout is data, stderr is talk. Every error is `error: …` and, where there is a next step, a
 //! line `hint: …`; the exit codes are in [`exit`].
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod api;
 mod bench;
@@ -10,6 +10,8 @@ mod build;
 mod deploy;
 mod doctor;
 mod exit;
+#[allow(unsafe_code)]
+mod heaps;
 mod invoke;
 mod limits;
 mod output;
@@ -61,6 +63,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    heaps::keep_few();
     let cli = Cli::parse();
     start_log(&cli.command);
     match execute(&cli.command) {

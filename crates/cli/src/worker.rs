@@ -10,10 +10,6 @@ pub(crate) const COMMAND: &str = "worker";
 /// What a worker is told of the environment: how much to log.
 const ENVIRONMENT: [&str; 2] = ["RUST_LOG", "RUST_BACKTRACE"];
 
-/// A heap for each two threads is what the C library would keep for speed; a worker's threads allocate
-/// little, and what heaps keep is memory of the host (`mallopt(3)`, `M_ARENA_MAX`).
-const HEAPS: (&str, &str) = ("MALLOC_ARENA_MAX", "2");
-
 /// The file that this process runs, also once another one has taken its name (`proc_pid_exe(5)`): the two
 /// must understand each other.
 const OWN_PROGRAM: &str = "/proc/self/exe";
@@ -46,17 +42,11 @@ impl IsolationArg {
                 path: OWN_PROGRAM.into(),
                 name: "dormouse".to_owned(),
                 args: vec![COMMAND.to_owned()],
-                environment: environment(),
+                environment: ENVIRONMENT
+                    .into_iter()
+                    .filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?)))
+                    .collect(),
             }),
         }
     }
-}
-
-/// The whole environment of a worker.
-fn environment() -> Vec<(String, String)> {
-    let told = ENVIRONMENT
-        .into_iter()
-        .filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?)));
-    let heaps = (HEAPS.0.to_owned(), HEAPS.1.to_owned());
-    told.chain([heaps]).collect()
 }

@@ -243,6 +243,35 @@ impl Instance {
         }
     }
 
+    /// Has a request run: here, or in another instance where this one died before it saw the request.
+    async fn run(
+        &mut self,
+        function: &Function,
+        mut job: Box<Job>,
+        charge: Charge,
+    ) -> Result<(Outcome, Option<u64>), Error> {
+        const TRIES: usize = 3;
+        let limit = Duration::from_millis(function.config().timeout_ms) + BEYOND_RUN;
+        self.charge.lock().absorb(charge);
+        for _ in 0..TRIES {
+            job.granted_bytes = self.charge.lock().bytes();
+            let told = tokio::time::timeout(limit, self.link.tell(Told::Serve(job)));
+            job = match told.await {
+                Ok(Ok(())) => return self.outcome(function, limit).await,
+                Ok(Err(Told::Serve(unseen))) => unseen,
+                Ok(Err(Told::GiveBack)) | Err(_) => {
+                    self.end_worker();
+                    return Err(function.lost());
+                }
+            };
+            let other = function.instance().await?;
+            let held = self.charge.lock().take();
+            other.charge.lock().absorb(held);
+            *self = other;
+        }
+        Err(function.lost())
+    }
+
     /// A request from its order until the instance is parked, or gone.
     async fn see_through(
         mut self,
@@ -259,48 +288,20 @@ impl Instance {
             mut leave,
             charge,
         } = order;
-        let mut job = Box::new(Job {
+        let job = Job {
             request,
             wants_fresh,
             ids: Ids::next(),
             arrival: Moment::of(arrival),
             granted_bytes: 0,
-        });
-        let mut charge = Some(charge);
-        let limit = Duration::from_millis(function.config().timeout_ms) + BEYOND_RUN;
-        let outcome = loop {
-            job.granted_bytes = {
-                let mut held = self.charge.lock();
-                if let Some(charge) = charge.take() {
-                    held.absorb(charge);
-                }
-                held.bytes()
-            };
-            let told = tokio::time::timeout(limit, self.link.tell(Told::Serve(job)));
-            match told.await {
-                Ok(Ok(())) => {
-                    let outcome = self.outcome(&function, limit).await;
-                    break outcome.map(|(outcome, clear_us)| {
-                        outcome.prepared(Preparation {
-                            clear_us: clear_us.or(preparation.clear_us),
-                            ..preparation
-                        })
-                    });
-                }
-                // It died a moment ago, and never saw the request.
-                Ok(Err(Told::Serve(unseen))) => match function.instance().await {
-                    Ok(other) => {
-                        charge = Some(self.charge.lock().take());
-                        (self, job) = (other, unseen);
-                    }
-                    Err(error) => break Err(error),
-                },
-                Ok(Err(Told::GiveBack)) | Err(_) => {
-                    self.end_worker();
-                    break Err(function.lost());
-                }
-            }
         };
+        let run = self.run(&function, Box::new(job), charge).await;
+        let outcome = run.map(|(outcome, clear_us)| {
+            outcome.prepared(Preparation {
+                clear_us: clear_us.or(preparation.clear_us),
+                ..preparation
+            })
+        });
         function.traffic.record(&outcome);
         leave.settle(&outcome);
         // Nobody waits for what comes after the answer.

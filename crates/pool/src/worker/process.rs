@@ -340,3 +340,74 @@ impl Process {
         self.lost(&format!("it said {what:?} where that makes no sense"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A worker that is this shell script; its socket is its standard input.
+    fn script(text: &str) -> Arc<Spares> {
+        let program = WorkerProgram {
+            path: "/bin/sh".into(),
+            name: "worker".to_owned(),
+            args: vec!["-c".to_owned(), text.to_owned()],
+            environment: Vec::new(),
+        };
+        Spares::new(&program, false, 1 << 30)
+    }
+
+    #[test]
+    fn a_worker_that_makes_no_sense_is_ended() {
+        for (text, how) in [
+            ("exit 3", "code 3"),
+            ("kill -9 $$", "SIGKILL"),
+            // A message of four gigabytes, and one that is none.
+            (r"printf '\377\377\377\377' >&0; sleep 600", "too long"),
+            (r"printf '\1\0\0\0\143' >&0; sleep 600", ""),
+            // Half a message, and then nothing more.
+            (r"printf '\5\0' >&0; sleep 600", ""),
+        ] {
+            let error = script(text).take().unwrap_err();
+            assert!(matches!(error, Error::WorkerLost { .. }), "{text}: {error}");
+            assert!(error.to_string().contains(how), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_worker_that_asks_without_end_or_says_what_it_should_not_is_ended() {
+        let said = |report: &Report| {
+            let bytes = wire::encode(report).unwrap();
+            bytes.iter().map(|byte| format!("\\{byte:03o}")).collect()
+        };
+        let image: String = said(&Report::Ask(Ask::Image));
+        let booted: String = said(&Report::ColdBooted);
+        for text in [
+            // The second copy of the image is one too many.
+            format!("printf '{image}{image}' >&0; sleep 600"),
+            format!("printf '{booted}' >&0; sleep 600"),
+        ] {
+            let error = script(&text).take().unwrap_err();
+            assert!(
+                error.to_string().contains("makes no sense"),
+                "{text}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_worker_has_no_more_than_its_guest_can_hold() {
+        let budget = crate::budget::Budget::new(1 << 30, Arc::default());
+        let accounts = Arc::new(Accounts::new(budget.empty(), 64 << 20));
+        assert_eq!(
+            accounts.cover(Some(1), 1 << 20),
+            0,
+            "there is no such instance"
+        );
+        let held = accounts.cover(None, 32 << 20);
+        assert!(held >= 32 << 20);
+        assert_eq!(accounts.cover(None, u64::MAX), held);
+        assert_eq!(budget.held_bytes(), held);
+        accounts.forget_staged();
+        assert_eq!(budget.held_bytes(), 0);
+    }
+}
