@@ -64,6 +64,8 @@ impl Group {
             hand_on(above, controller)?;
         }
         let folder = above.join(format!("dormouse-{pid}"));
+        // One of a process that had this number before, and whose front did not live to remove it.
+        let _ = fs::remove_dir(&folder);
         fs::create_dir(&folder).map_err(|error| format!("mkdir: {error}"))?;
         // From here on it is removed where something fails.
         let group = Self { folder };

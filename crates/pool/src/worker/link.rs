@@ -114,11 +114,12 @@ impl Link {
     pub(crate) fn is_open(&self) -> bool {
         match self {
             Self::Thread { from, .. } => !from.is_closed(),
-            Self::Process { stream, .. } => {
+            Self::Process { stream, came } => {
                 let mut byte = [0];
                 // It has nothing to say unasked: what can be read is its end, or nonsense.
                 let read = stream.try_read(&mut byte);
-                matches!(read, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+                came.is_empty()
+                    && matches!(read, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
             }
         }
     }

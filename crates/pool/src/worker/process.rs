@@ -154,7 +154,10 @@ impl Process {
     fn start(spares: &Spares) -> Result<Arc<Self>, Error> {
         let mut jailed = dormouse_jail::spawn(&spares.program).map_err(failed)?;
         if let Err(error) = jailed.limit(&spares.limits) {
-            tracing::debug!(%error, "a worker has no control group of its own");
+            static SAID: Once = Once::new();
+            SAID.call_once(
+                || tracing::info!(%error, "workers have no control groups of their own"),
+            );
         }
         let reading = jailed.take_socket().ok_or_else(|| Error::Internal {
             operation: "starting a worker process",
