@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::header::{check_version, field};
 use crate::ranges::{self, RANGE_BYTES};
-use crate::{Digest, Error, Result, files};
+use crate::{Digest, Error, MAX_MEMORY_PAGES, Result, files};
 
 const MAGIC: &str = "DORMWSET";
 
@@ -112,6 +112,12 @@ impl WorkingSet {
     /// Whether the pages exist in a memory of `memory_pages`, the ranges are canonical and apart
     /// from each other, and the order names each of their pages once.
     fn check(&self, memory_pages: u64) -> Result<(), String> {
+        // No sum of what is below this overflows.
+        if memory_pages > MAX_MEMORY_PAGES {
+            return Err(format!(
+                "its memory has {memory_pages} pages of at most {MAX_MEMORY_PAGES}"
+            ));
+        }
         ranges::check(&self.read, memory_pages)?;
         ranges::check(&self.written, memory_pages)?;
         let pages = self.pages();
