@@ -1,4 +1,6 @@
-//! How many heaps the C library keeps.
+//! How many heaps the C library keeps, and how much in them.
+
+use std::time::Duration;
 
 /// Two threads of ours rarely allocate at the same moment. The C library would have eight heaps for each
 /// core, and what they hold for later is memory that the host lacks: tens of megabytes, in a server that has
@@ -14,4 +16,28 @@ pub(crate) fn keep_few() {
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, HEAPS);
     }
+}
+
+/// How often what is free is given back.
+const GIVE_BACK_EVERY: Duration = Duration::from_secs(20);
+
+/// Gives pages that nothing stands on back to the host, from time to time, for as long as the process lives.
+/// The C library does so only from a heap's end: after a crowd of requests it would keep what they took.
+///
+/// # Errors
+/// Where no thread can be started.
+pub(crate) fn give_back() -> std::io::Result<()> {
+    #[cfg(target_env = "gnu")]
+    std::thread::Builder::new()
+        .name("heaps".to_owned())
+        .spawn(|| {
+            loop {
+                std::thread::sleep(GIVE_BACK_EVERY);
+                // SAFETY: `malloc_trim(3)` takes a number, and touches nothing that is in use.
+                unsafe {
+                    libc::malloc_trim(0);
+                }
+            }
+        })?;
+    Ok(())
 }

@@ -15,6 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::api::open_store;
 use crate::exit::{Exit, Failed};
+use crate::heaps;
 use crate::limits::LimitArgs;
 use crate::token;
 use crate::worker::IsolationArg;
@@ -112,6 +113,7 @@ pub(crate) async fn serve(args: &ServeArgs) -> Result<()> {
         ..args.limits.server()
     };
     raise_descriptor_limit();
+    heaps::give_back().context("cannot start a thread")?;
     // Before the listener, so that whoever sees the port open can rely on the signals.
     let stop = stop_signal()?;
     let pool = Pool::new(open_store(args.store.clone())?, config);
