@@ -1,5 +1,6 @@
 //! How many heaps the C library keeps, and how much in them.
 
+#[cfg(target_env = "gnu")]
 use std::time::Duration;
 
 /// Two threads of ours rarely allocate at the same moment. The C library would have eight heaps for each
@@ -19,6 +20,7 @@ pub(crate) fn keep_few() {
 }
 
 /// How often what is free is given back.
+#[cfg(target_env = "gnu")]
 const GIVE_BACK_EVERY: Duration = Duration::from_secs(20);
 
 /// Gives pages that nothing stands on back to the host, from time to time, for as long as the process lives.

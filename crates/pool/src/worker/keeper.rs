@@ -57,7 +57,7 @@ impl Start {
         let process = self.spares.take()?;
         let files: Vec<_> = file.into_iter().map(AsFd::as_fd).collect();
         process.send(&Order::Template(Arc::clone(&self.plan)), &files)?;
-        match process.converse(&self.help, Some(READY), &|| true)? {
+        match process.converse(&self.help, READY, &|| true)? {
             Report::Template(known) => Ok((process, known?)),
             other => Err(process.nonsense(&other)),
         }
@@ -197,13 +197,9 @@ impl Following {
             let mut wait = Duration::ZERO;
             loop {
                 let begun = Instant::now();
-                // It never says anything but questions.
-                let end = process.converse(&start.help, None, &|| true);
+                let Err(error) = process.attend(&start.help);
                 registered.take();
-                match end {
-                    Ok(report) => drop(process.nonsense(&report)),
-                    Err(error) => lost(&function, &process, &error),
-                }
+                lost(&function, &process, &error);
                 wait = if process.was_of_use() || begun.elapsed() >= LONG_ENOUGH {
                     Duration::ZERO
                 } else {

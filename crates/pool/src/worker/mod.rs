@@ -9,8 +9,8 @@
 //! ```text
 //!   front                                       worker
 //!   Spares ── spawn ──────────────────────────► opens, confines itself, "ready"
-//!   Serving ── template, memory file ─────────► Template
-//!           ── instance, a socket of its own ─► Desk, Machine: a thread
+//!   Keeper ── template, memory file ──────────► Template
+//!          ── instance, a socket of its own ──► Desk, Machine: a thread
 //!   Instance ── request ──────────────────────► invoke
 //!            ◄── answer, then how it waits ────
 //!   Keeper  ◄── "may it hold more?" ──────────  (and pages that are not local, the image's symbols)
@@ -174,7 +174,7 @@ impl Workers {
         let order = Order::Boot(config.clone());
         process.send(&order, &[image.as_fd(), memory.as_fd()])?;
         let limit = Duration::from_millis(config.init_timeout_ms) + BEYOND_INIT;
-        match process.converse(&Help::default(), Some(limit), &|| true)? {
+        match process.converse(&Help::default(), limit, &|| true)? {
             Report::Booted(booted) => {
                 let (saved, boot_us) = booted?;
                 saved.check(config.memory_bytes)?;
@@ -214,7 +214,7 @@ impl Workers {
             pages: Some(loaded.pages.clone()),
             ..Help::default()
         };
-        match process.converse(&help, Some(limit), &is_wanted) {
+        match process.converse(&help, limit, &is_wanted) {
             Ok(Report::Warmed(warmed)) => {
                 let warmed = warmed?;
                 warmed.saved().check(loaded.manifest.memory_bytes)?;
@@ -243,10 +243,10 @@ impl Workers {
         let limit = job.limit() + BEYOND_INIT;
         process.send(&Order::Cold(job), &[image.as_fd()])?;
         let help = Help::default();
-        let mut report = process.converse(&help, Some(limit), &|| true)?;
+        let mut report = process.converse(&help, limit, &|| true)?;
         if matches!(report, Report::ColdBooted) {
             booted();
-            report = process.converse(&help, Some(limit), &|| true)?;
+            report = process.converse(&help, limit, &|| true)?;
         }
         match report {
             Report::Cold(cold) => Ok(cold?),

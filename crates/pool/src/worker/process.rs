@@ -1,5 +1,6 @@
 //! One worker process, seen from the front.
 
+use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -180,7 +181,7 @@ impl Process {
     }
 
     fn wait_until_ready(&self) -> Result<(), Error> {
-        match self.converse(&Help::default(), Some(READY), &|| true)? {
+        match self.converse(&Help::default(), READY, &|| true)? {
             Report::Ready(layers) => {
                 static SAID: Once = Once::new();
                 let layers = layers?;
@@ -211,29 +212,48 @@ impl Process {
     pub(super) fn converse(
         &self,
         help: &Help,
-        limit: Option<Duration>,
+        limit: Duration,
         is_wanted: &dyn Fn() -> bool,
     ) -> Result<Report, Error> {
         let begun = Instant::now();
         loop {
-            let is_late = limit.is_some_and(|limit| begun.elapsed() > limit);
-            if is_late || !is_wanted() {
+            if begun.elapsed() > limit || !is_wanted() {
                 self.end();
                 return Err(self.lost(&"it took too long"));
             }
-            let mut watched = [PollFd::new(&self.reading, PollFlags::IN)];
-            let timeout = Timespec::try_from(ASK_EVERY).ok();
-            if matches!(poll(&mut watched, timeout.as_ref()), Ok(0)) {
-                continue;
+            if let Some(report) = self.hear(help, Some(ASK_EVERY))? {
+                return Ok(report);
             }
-            match wire::receive(&self.reading) {
-                Ok(Some((Report::Ask(ask), _))) => self.help(help, &ask)?,
-                Ok(Some((report, _))) => return Ok(report),
-                Ok(None) => return Err(self.ended()),
-                Err(error) => {
-                    self.end();
-                    return Err(self.lost(&error));
-                }
+        }
+    }
+
+    /// Answers what the worker asks for as long as it lives: whoever ends it closes the socket, so there is
+    /// nothing to look at in between.
+    ///
+    /// # Errors
+    /// How it ended, as of [`Process::converse`].
+    pub(super) fn attend(&self, help: &Help) -> Result<Infallible, Error> {
+        loop {
+            if let Some(report) = self.hear(help, None)? {
+                return Err(self.nonsense(&report));
+            }
+        }
+    }
+
+    /// Waits for one message, and answers it where it is a question. Nothing where it was, or none came.
+    fn hear(&self, help: &Help, patience: Option<Duration>) -> Result<Option<Report>, Error> {
+        let mut watched = [PollFd::new(&self.reading, PollFlags::IN)];
+        let timeout = patience.and_then(|patience| Timespec::try_from(patience).ok());
+        if matches!(poll(&mut watched, timeout.as_ref()), Ok(0)) {
+            return Ok(None);
+        }
+        match wire::receive(&self.reading) {
+            Ok(Some((Report::Ask(ask), _))) => self.help(help, &ask).map(|()| None),
+            Ok(Some((report, _))) => Ok(Some(report)),
+            Ok(None) => Err(self.ended()),
+            Err(error) => {
+                self.end();
+                Err(self.lost(&error))
             }
         }
     }
