@@ -74,6 +74,7 @@ async fn a_panic_of_ours_ends_one_instance_and_its_request_only() {
         let deployed = pool.deploy(name, image.clone(), config).await;
         deployed.unwrap();
     }
+    let mut failures = 0;
     // First the one that a clone that is rolled back does not come to.
     for step in [Step::Page, Step::Build, Step::Run, Step::Recycle, Step::Run] {
         let function = pool.inner.functions.opened(&"buggy".parse().unwrap());
@@ -85,14 +86,20 @@ async fn a_panic_of_ours_ends_one_instance_and_its_request_only() {
         let (struck, other) = tokio::join!(get(&pool, "buggy"), get(&pool, "fine"));
         assert_eq!(other.unwrap().result.unwrap().status, 200);
         match struck {
+            // The answer was out before; or the instance ended before it saw the request, which then
+            // moves on to another.
             Ok(outcome) => {
-                assert_eq!(step, Step::Recycle, "the answer was out before");
+                assert!(matches!(step, Step::Recycle | Step::Build), "{step:?}");
                 outcome.result.unwrap();
             }
-            Err(Error::Internal { operation, .. }) => match step {
-                Step::Page => assert_eq!(operation, "paging guest memory"),
-                _ => assert_eq!(operation, "running a guest"),
-            },
+            Err(Error::Internal { operation, .. }) => {
+                failures += 1;
+                match step {
+                    Step::Page => assert_eq!(operation, "paging guest memory"),
+                    Step::Build | Step::Run => assert_eq!(operation, "running a guest"),
+                    Step::Recycle => panic!("the answer is out before"),
+                }
+            }
             Err(other) => panic!("{step:?}: {other}"),
         }
         for _ in 0..3 {
@@ -107,7 +114,10 @@ async fn a_panic_of_ours_ends_one_instance_and_its_request_only() {
         assert!(!is_armed("buggy"), "{step:?} was never come to");
     }
     let stats = pool.function("buggy").await.unwrap().stats;
-    assert_eq!((stats.failures, stats.running, stats.waiting), (4, 0, 0));
+    assert_eq!(
+        (stats.failures, stats.running, stats.waiting),
+        (failures, 0, 0)
+    );
     assert_eq!(stats.crash_loops, 0, "the function is not to blame");
     // Waits for every permit.
     pool.drain(Duration::from_secs(10)).await;
