@@ -189,6 +189,8 @@ fn attempts(front: u32, other: u32) -> Vec<Attempt> {
             &[0, 4096, u64::from(executable | readable)],
         ),
         attempt("a terminal's ioctl", libc::SYS_ioctl, &[2, 0x5412]),
+        attempt("KVM_CREATE_DEVICE", libc::SYS_ioctl, &[2, 0xc00c_aee0]),
+        attempt("KVM_SET_GSI_ROUTING", libc::SYS_ioctl, &[2, 0x4008_ae6a]),
     ]
 }
 

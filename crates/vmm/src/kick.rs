@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use kvm_ioctls::VcpuFd;
 
 use crate::error::Error;
+use crate::ioctls::SET_SIGNAL_MASK;
 
 /// The signal: the first that the C library leaves to programs.
 fn kick_signal() -> libc::c_int {
@@ -223,8 +224,6 @@ pub(crate) fn unblock_in_guest(vcpu: &VcpuFd) -> Result<(), Error> {
         len: u32,
         blocked: u64,
     }
-    /// `_IOW(KVMIO, 0x8b, struct kvm_signal_mask)`, whose size is 4.
-    const KVM_SET_SIGNAL_MASK: libc::c_ulong = 0x4004_ae8b;
 
     // All others as this thread has them, so that ^C ends a program whose guest spins.
     let mut blocked = 0u64;
@@ -244,7 +243,7 @@ pub(crate) fn unblock_in_guest(vcpu: &VcpuFd) -> Result<(), Error> {
     };
     // SAFETY: the kernel reads `len` bytes of the set behind the struct's first field; both live
     // until the call returns.
-    let result = unsafe { libc::ioctl(vcpu.as_raw_fd(), KVM_SET_SIGNAL_MASK, &mask) };
+    let result = unsafe { libc::ioctl(vcpu.as_raw_fd(), SET_SIGNAL_MASK.into(), &mask) };
     check(result).map_err(|source| Error::Kvm {
         operation: "KVM_SET_SIGNAL_MASK",
         source,

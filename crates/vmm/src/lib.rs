@@ -24,6 +24,7 @@ mod gdt;
 mod host;
 mod hypercall;
 mod image;
+mod ioctls;
 mod kick;
 pub mod layout;
 mod leftovers;
@@ -47,6 +48,7 @@ pub use error::Error;
 pub use gdt::TABLE as GDT_TABLE;
 pub use host::{Capability, Host, HostProfile};
 pub use image::{GuestImage, Interface, Symbols, demangle};
+pub use ioctls::IOCTLS;
 pub use kick::Interrupter;
 pub use paging::{
     Mapped, Mapping, build as build_page_tables, translate, translate_by_mapper,

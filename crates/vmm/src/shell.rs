@@ -18,6 +18,7 @@ use vm_memory::MmapRegion;
 use crate::config::Placement;
 use crate::error::Error;
 use crate::host::Host;
+use crate::ioctls::SETUP_MCE;
 use crate::kick::{self, Interrupter};
 use crate::layout::LOW_MEMORY_BYTES;
 use crate::ram::GuestRam;
@@ -180,12 +181,10 @@ impl Shell {
 /// "KVM_X86_SETUP_MCE"; it must have one): what guests write there is undone for the next, register by
 /// register ([`crate::leftovers`]). Where this fails there are only more of them.
 fn keep_one_machine_check_bank(vcpu: &VcpuFd) {
-    /// `_IOW(KVMIO, 0x9c, __u64)`
-    const KVM_X86_SETUP_MCE: libc::c_ulong = 0x4008_ae9c;
     // `IA32_MCG_CAP` (Intel SDM vol. 3B, 16.3.1.1): the number of banks, and nothing else.
     let capabilities: u64 = 1;
     // SAFETY: the kernel reads the eight bytes at the address, which outlive the call.
-    let _ = unsafe { libc::ioctl(vcpu.as_raw_fd(), KVM_X86_SETUP_MCE, &raw const capabilities) };
+    let _ = unsafe { libc::ioctl(vcpu.as_raw_fd(), SETUP_MCE.into(), &raw const capabilities) };
 }
 
 /// One MiB of zeros that all guests share.

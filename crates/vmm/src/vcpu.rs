@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::host::Host;
+use crate::ioctls::SET_DEVICE_ATTR;
 use crate::shell::Shell;
 
 /// Everything of a vCPU that a guest can notice.
@@ -403,8 +404,6 @@ impl VcpuState {
 /// Sets the guest's TSC to the host's plus `offset` (Linux KVM API, 4.81 and vcpu device attribute
 /// `KVM_VCPU_TSC_OFFSET`). False where the kernel does not have the attribute (before 5.16).
 pub(crate) fn set_tsc_offset(vcpu: &VcpuFd, offset: u64) -> bool {
-    /// `_IOW(KVMIO, 0xe1, struct kvm_device_attr)`; kvm-ioctls has it for Arm only.
-    const KVM_SET_DEVICE_ATTR: libc::c_ulong = 0x4018_aee1;
     let attribute = kvm_device_attr {
         flags: 0,
         group: KVM_VCPU_TSC_CTRL,
@@ -412,5 +411,5 @@ pub(crate) fn set_tsc_offset(vcpu: &VcpuFd, offset: u64) -> bool {
         addr: &raw const offset as u64,
     };
     // SAFETY: the kernel reads the struct and the eight bytes at `addr`; both outlive the call.
-    unsafe { libc::ioctl(vcpu.as_raw_fd(), KVM_SET_DEVICE_ATTR, &attribute) == 0 }
+    unsafe { libc::ioctl(vcpu.as_raw_fd(), SET_DEVICE_ATTR.into(), &attribute) == 0 }
 }

@@ -15,10 +15,8 @@ pub(super) enum Kind {
     Pager,
 }
 
-/// The type of `ioctl` requests of KVM (Linux `include/uapi/linux/kvm.h`): of the device, of VMs and of
-/// vCPUs. Which of them a VM takes depends on the host.
-const KVM_TYPE: u32 = 0xae;
-/// Those of userfaultfd (Linux `include/uapi/linux/userfaultfd.h`).
+/// The type of `ioctl` requests of userfaultfd (Linux `include/uapi/linux/userfaultfd.h`). All of them are
+/// about the caller's own memory.
 const UFFD_TYPE: u32 = 0xaa;
 /// `PAGEMAP_SCAN`, of `/proc/self/pagemap` (Linux `include/uapi/linux/fs.h`).
 const PAGEMAP_SCAN: u32 = 0xc060_6610;
@@ -26,8 +24,8 @@ const PAGEMAP_SCAN: u32 = 0xc060_6610;
 /// The bits of a request that are its type (Linux `include/uapi/asm-generic/ioctl.h`).
 const TYPE_MASK: u64 = 0xff00;
 
-fn ioctls_of(kind: u32) -> Rule {
-    Rule::allow_masked(libc::SYS_ioctl, 1, TYPE_MASK, u64::from(kind) << 8)
+fn uffd() -> Rule {
+    Rule::allow_masked(libc::SYS_ioctl, 1, TYPE_MASK, u64::from(UFFD_TYPE) << 8)
 }
 
 /// Calls that make VMs and pagers, run and rewind them, and read the files that came through the socket.
@@ -63,7 +61,12 @@ fn vcpu() -> Vec<Rule> {
     // Whether a memory file can change (`fcntl(2)`, "File sealing").
     let seals = libc::F_GET_SEALS.cast_unsigned();
     rules.push(Rule::allow_values(libc::SYS_fcntl, 1, &[seals]));
-    rules.extend([KVM_TYPE, UFFD_TYPE].map(ioctls_of));
+    rules.push(Rule::allow_values(
+        libc::SYS_ioctl,
+        1,
+        &dormouse_vmm::IOCTLS,
+    ));
+    rules.push(uffd());
     rules.push(pagemap_scan());
     rules
 }
@@ -83,7 +86,7 @@ static FILTERS: OnceLock<Filters> = OnceLock::new();
 pub(super) fn compile_ahead() -> Result<(), Error> {
     let mut pager = base();
     pager.push(Rule::allow(libc::SYS_pread64));
-    pager.push(ioctls_of(UFFD_TYPE));
+    pager.push(uffd());
     pager.push(pagemap_scan());
     let filters = Filters {
         front: Filter::compile(&base())?,
