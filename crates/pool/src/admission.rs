@@ -229,7 +229,7 @@ impl Lease {
         };
         let outcome = answer.await.unwrap_or_else(|_| {
             let outcome = Err(Error::Internal {
-                operation: "running a guest",
+                operation: "running a guest".into(),
                 reason: "the instance's thread ended; see the log".to_owned(),
             });
             function.traffic.record(&outcome);

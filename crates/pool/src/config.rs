@@ -108,7 +108,7 @@ impl FunctionConfig {
         for (option, value, limit) in options {
             if !(1..=limit).contains(&value) {
                 return Err(Error::BadOption {
-                    option,
+                    option: option.into(),
                     value: value.to_string(),
                     reason: format!("it must be from 1 to {limit}"),
                 });
@@ -116,7 +116,7 @@ impl FunctionConfig {
         }
         if self.layouts > 1 && self.base.is_some() {
             return Err(Error::BadOption {
-                option: LAYOUTS,
+                option: LAYOUTS.into(),
                 value: self.layouts.to_string(),
                 reason: "at a base that is given there is one; leave the base out".to_owned(),
             });

@@ -1,5 +1,6 @@
 //! Who failed, and how: [`Failure`] is the function's doing, [`Error`] is everything else.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use dormouse_snapshot::FunctionName;
@@ -80,7 +81,9 @@ impl Failure {
 }
 
 /// Why an operation of the pool could not be carried out.
-#[derive(Debug, thiserror::Error)]
+///
+/// It can be sent from process to process, but for [`Error::Store`].
+#[derive(Debug, thiserror::Error, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Error {
     /// No function of this name is deployed.
@@ -99,7 +102,7 @@ pub enum Error {
     #[error("{option} = {value} is not possible: {reason}")]
     BadOption {
         /// The option's name.
-        option: &'static str,
+        option: Cow<'static, str>,
         /// Its value as given.
         value: String,
         /// What is possible.
@@ -144,7 +147,7 @@ pub enum Error {
     #[error("the request's {what} has {bytes} bytes, at most {limit_bytes} are allowed")]
     RequestTooLarge {
         /// `body` or `head`.
-        what: &'static str,
+        what: Cow<'static, str>,
         /// Its size.
         bytes: u64,
         /// The limit.
@@ -266,17 +269,19 @@ pub enum Error {
         /// The version that this host speaks.
         here: u32,
     },
-    /// The store failed.
-    #[error(transparent)]
-    Store(dormouse_snapshot::Error),
     /// Something in Dormouse or in the host's kernel failed.
     #[error("internal error: {operation}: {reason}")]
     Internal {
         /// What was being done.
-        operation: &'static str,
+        operation: Cow<'static, str>,
         /// What the system said.
         reason: String,
     },
+    /// The store failed.
+    // The last, or serde's derive counts those after it differently when it reads them.
+    #[error(transparent)]
+    #[serde(skip)]
+    Store(dormouse_snapshot::Error),
 }
 
 impl Error {
@@ -285,7 +290,7 @@ impl Error {
         operation: &'static str,
     ) -> impl FnOnce(Box<dyn std::error::Error + Send + Sync>) -> Self {
         move |e| Self::Internal {
-            operation,
+            operation: operation.into(),
             reason: e.to_string(),
         }
     }
@@ -368,7 +373,7 @@ impl From<dormouse_snapshot::Error> for Error {
         use dormouse_snapshot::Error as Store;
         match error {
             Store::InvalidName { name, reason } => Self::BadOption {
-                option: "name",
+                option: "name".into(),
                 value: format!("{name:?}"),
                 reason: reason.to_string(),
             },
@@ -379,12 +384,12 @@ impl From<dormouse_snapshot::Error> for Error {
                 reason: error.to_string(),
             },
             Store::InvalidId { id } => Self::BadOption {
-                option: "snapshot",
+                option: "snapshot".into(),
                 value: format!("{id:?}"),
                 reason: "write a name, or name@id as the list of snapshots has it".to_owned(),
             },
             Store::InvalidTag { .. } => Self::BadOption {
-                option: "snapshot",
+                option: "snapshot".into(),
                 value: "its tag".to_owned(),
                 reason: error.to_string(),
             },
@@ -410,34 +415,34 @@ impl From<dormouse_vmm::Error> for Error {
                 memory_bytes,
                 reason,
             } => Self::BadOption {
-                option: "memory",
+                option: "memory".into(),
                 value: format!("{memory_bytes} bytes"),
                 reason,
             },
             Vmm::ImageTooLarge { memory_bytes, .. } => Self::BadOption {
-                option: "memory",
+                option: "memory".into(),
                 value: format!("{memory_bytes} bytes"),
                 reason,
             },
             Vmm::OutOfTableFrames { length_bytes, .. } => Self::BadOption {
-                option: "memory",
+                option: "memory".into(),
                 value: format!("{length_bytes} bytes"),
                 reason,
             },
             Vmm::BaseUnaligned { base }
             | Vmm::BaseTooHigh { base, .. }
             | Vmm::OverDevices { base, .. } => Self::BadOption {
-                option: "base",
+                option: "base".into(),
                 value: format!("{base:#x}"),
                 reason,
             },
             Vmm::Argument { what, value, .. } => Self::BadOption {
-                option: what,
+                option: what.into(),
                 value,
                 reason,
             },
             Vmm::ArgumentsTooLarge { bytes, .. } => Self::BadOption {
-                option: "args",
+                option: "args".into(),
                 value: format!("{bytes} bytes"),
                 reason,
             },
@@ -448,7 +453,7 @@ impl From<dormouse_vmm::Error> for Error {
             | Vmm::MissingFeatures { .. }
             | Vmm::OtherTsc { .. } => Self::Host { reason },
             _ => Self::Internal {
-                operation: "running a virtual machine",
+                operation: "running a virtual machine".into(),
                 reason,
             },
         }
@@ -461,7 +466,7 @@ impl From<dormouse_pager::Error> for Error {
         match error {
             dormouse_pager::Error::Unavailable { .. } => Self::Host { reason },
             _ => Self::Internal {
-                operation: "paging guest memory",
+                operation: "paging guest memory".into(),
                 reason,
             },
         }

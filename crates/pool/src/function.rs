@@ -136,7 +136,7 @@ impl Function {
         });
         function.verify_later(&pages, file.as_ref());
         if let Some(following) = following {
-            following.follow(&function)?;
+            following.begin(&function)?;
         }
         function.refill();
         Ok(function)
@@ -240,7 +240,7 @@ impl Function {
                 how: "the log says how".to_owned(),
             },
             Home::Here(_) => Error::Internal {
-                operation: "running a guest",
+                operation: "running a guest".into(),
                 reason: "the instance's thread is gone".to_owned(),
             },
         }

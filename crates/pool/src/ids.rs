@@ -52,7 +52,7 @@ impl Ids {
         let real_time_unix_ns = dormouse_vmm::real_time_unix_ns();
         let mut entropy = [0; 32];
         getrandom::fill(&mut entropy).map_err(|e| Error::Internal {
-            operation: "drawing entropy for a clone",
+            operation: "drawing entropy for a clone".into(),
             reason: e.to_string(),
         })?;
         let limit_ns = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);

@@ -232,7 +232,7 @@ impl Instance {
                 Ok((outcome, clear_us))
             }
             Ok(Some(Said::Retired)) => Err(Error::Internal {
-                operation: "running a guest",
+                operation: "running a guest".into(),
                 reason: "the instance's thread ended; see the log".to_owned(),
             }),
             // Gone without a word, silent, or nonsense: nothing of it is to be relied on.

@@ -44,7 +44,7 @@ pub(crate) fn boot_and_publish(
     let sum = |part: fn(&Published) -> u64| all.iter().map(part).sum();
     let (boot_us, snapshot_us) = (sum(|one| one.boot_us), sum(|one| one.snapshot_us));
     let newest = all.pop().ok_or_else(|| Error::Internal {
-        operation: "deploying a function with several layouts",
+        operation: "deploying a function with several layouts".into(),
         reason: "there are none".to_owned(),
     })?;
     Ok(Published {
@@ -63,7 +63,7 @@ pub(crate) fn refuse(manifest: &Manifest, what: &str) -> Result<(), Error> {
     match manifest.layout() {
         None => Ok(()),
         Some(layout) => Err(Error::BadOption {
-            option: "layouts",
+            option: "layouts".into(),
             value: layout.of.to_string(),
             reason: format!("deploy {} with one layout to {what}", manifest.function),
         }),
@@ -94,7 +94,7 @@ fn bases(file: &[u8], config: &FunctionConfig) -> Result<Vec<u64>, Error> {
             None => "there are not as many bases for a guest with so much memory".to_owned(),
         };
         return Err(Error::BadOption {
-            option: "layouts",
+            option: "layouts".into(),
             value: config.layouts.to_string(),
             reason,
         });
@@ -106,7 +106,7 @@ fn bases(file: &[u8], config: &FunctionConfig) -> Result<Vec<u64>, Error> {
 fn word() -> Result<String, Error> {
     let mut random = [0; 8];
     getrandom::fill(&mut random).map_err(|e| Error::Internal {
-        operation: "naming a deployment's layouts",
+        operation: "naming a deployment's layouts".into(),
         reason: e.to_string(),
     })?;
     Ok(format!("{:016x}", u64::from_le_bytes(random)))

@@ -433,7 +433,7 @@ impl Machine {
 
 fn lost() -> Error {
     Error::Internal {
-        operation: "restoring",
+        operation: "restoring".into(),
         reason: "the instance lost its shell in the invocation before".to_owned(),
     }
 }

@@ -84,9 +84,9 @@ impl Encoded {
     /// # Errors
     /// [`Error::RequestTooLarge`].
     pub(crate) fn new(request: &Request) -> Result<Self, Error> {
-        let too_large = |what, bytes: usize, limit: usize| {
+        let too_large = |what: &'static str, bytes: usize, limit: usize| {
             Err(Error::RequestTooLarge {
-                what,
+                what: what.into(),
                 bytes: bytes as u64,
                 limit_bytes: limit as u64,
             })
@@ -112,7 +112,7 @@ impl Encoded {
         let mut writer = HeadWriter::new(&mut head);
         for field in fields() {
             writer.put(field).map_err(|_| Error::Internal {
-                operation: "encoding a request",
+                operation: "encoding a request".into(),
                 reason: "its head is larger than computed".to_owned(),
             })?;
         }

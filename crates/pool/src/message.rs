@@ -197,7 +197,7 @@ impl Outcome {
             return Ok(());
         }
         Err(Error::Internal {
-            operation: "running a guest",
+            operation: "running a guest".into(),
             reason: "what came of it is over its limits".to_owned(),
         })
     }

@@ -29,7 +29,7 @@ impl Pool {
         let budget_bytes = self.inner.budget.limit_bytes();
         if bytes > budget_bytes {
             return Err(Error::BadOption {
-                option: "memory",
+                option: "memory".into(),
                 value: format!("{bytes} bytes"),
                 reason: format!(
                     "all instances together may hold {budget_bytes} bytes (--memory-budget)"

@@ -76,7 +76,7 @@ impl Saved {
             return Ok(());
         }
         Err(Error::Internal {
-            operation: "saving a guest",
+            operation: "saving a guest".into(),
             reason: format!("it has {} pages, not {memory_bytes} bytes", self.pages),
         })
     }

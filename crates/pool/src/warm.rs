@@ -133,7 +133,7 @@ impl Pool {
         let name = FunctionName::new(name)?;
         if !(1..=MAX_WARM_RUNS).contains(&runs) {
             return Err(Error::BadOption {
-                option: "runs",
+                option: "runs".into(),
                 value: runs.to_string(),
                 reason: format!("it must be from 1 to {MAX_WARM_RUNS}"),
             });

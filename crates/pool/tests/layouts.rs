@@ -311,7 +311,7 @@ async fn numbers_of_layouts_that_cannot_be() {
         let error = pool.deploy("hello", hello.clone(), config).await;
         let error = error.unwrap_err();
         assert!(
-            matches!(&error, Error::BadOption { option, .. } if *option == "layouts"),
+            matches!(&error, Error::BadOption { option, .. } if option == "layouts"),
             "{error}"
         );
     }

@@ -159,7 +159,9 @@ impl From<Error> for ApiError {
         match error {
             Error::UnknownFunction { .. } => Self::new(ErrorCode::UnknownFunction, detail),
             Error::UnknownSnapshot { .. } => Self::new(ErrorCode::UnknownSnapshot, detail),
-            Error::BadOption { option: "name", .. } => Self::new(ErrorCode::BadName, detail),
+            Error::BadOption { option, .. } if option == "name" => {
+                Self::new(ErrorCode::BadName, detail)
+            }
             Error::BadOption { .. } => Self::new(ErrorCode::BadOption, detail),
             Error::BadImage { .. } => Self::new(ErrorCode::BadImage, detail),
             Error::Init { failure, console } => {
@@ -173,7 +175,7 @@ impl From<Error> for ApiError {
             Error::Warming { console, .. } => {
                 Self::new(ErrorCode::WarmFailed, detail).of_guest(None, &console)
             }
-            Error::RequestTooLarge { what: "head", .. } => {
+            Error::RequestTooLarge { what, .. } if what == "head" => {
                 Self::new(ErrorCode::HeadTooLarge, detail)
             }
             Error::RequestTooLarge { .. } => Self::new(ErrorCode::TooLarge, detail),
@@ -282,13 +284,13 @@ mod tests {
             failure,
             console: "booting".into(),
         };
-        let bad = |option| Error::BadOption {
-            option,
+        let bad = |option: &'static str| Error::BadOption {
+            option: option.into(),
             value: "x".into(),
             reason: "no".into(),
         };
-        let large = |what| Error::RequestTooLarge {
-            what,
+        let large = |what: &'static str| Error::RequestTooLarge {
+            what: what.into(),
             bytes: 2,
             limit_bytes: 1,
         };
@@ -396,7 +398,7 @@ mod tests {
     #[test]
     fn inner_details_stay_inside() {
         let error = ApiError::from(Error::Internal {
-            operation: "KVM_RUN",
+            operation: "KVM_RUN".into(),
             reason: "ENOMEM".into(),
         });
         let document = String::from_utf8(error.document("id")).unwrap();

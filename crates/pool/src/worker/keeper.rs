@@ -53,7 +53,7 @@ struct Start {
 
 impl Start {
     /// Blocks until the worker has made what clones are made of.
-    fn start(&self, file: Option<&Arc<File>>) -> Result<(Arc<Process>, Known), Error> {
+    fn first(&self, file: Option<&Arc<File>>) -> Result<(Arc<Process>, Known), Error> {
         let process = self.spares.take()?;
         let files: Vec<_> = file.into_iter().map(AsFd::as_fd).collect();
         process.send(&Order::Template(Arc::clone(&self.plan)), &files)?;
@@ -65,16 +65,16 @@ impl Start {
 
     /// The same, with the snapshot's memory read once more, which has to be verified as it was the first
     /// time.
-    fn start_again(&self) -> Result<(Arc<Process>, Option<Arc<File>>), Error> {
+    fn another(&self) -> Result<(Arc<Process>, Option<Arc<File>>), Error> {
         self.help.forget();
         let file = self.pages.file()?;
-        Ok((self.start(file.as_ref())?.0, file))
+        Ok((self.first(file.as_ref())?.0, file))
     }
 }
 
 impl Keeper {
-    /// Starts the worker of a function. Blocks until it is ready. `follow` has to be called with the
-    /// function then.
+    /// Starts the worker of a function. Blocks until it is ready. What goes on beside
+    /// it has to begin then.
     ///
     /// # Errors
     /// [`Error::Host`] where the snapshot cannot be restored here; what keeps a worker from being
@@ -100,7 +100,7 @@ impl Keeper {
                 ..Help::default()
             },
         };
-        let (process, known) = start.start(loaded.file.as_ref())?;
+        let (process, known) = start.first(loaded.file.as_ref())?;
         let (worker, _) = watch::channel(Worker::Running(Arc::clone(&process)));
         let keeper = Self { worker, accounts };
         Ok((keeper, known, Following { start, process }))
@@ -186,7 +186,7 @@ impl Following {
     ///
     /// # Errors
     /// Where no thread can be started.
-    pub(crate) fn follow(self, function: &Arc<Function>) -> Result<(), Error> {
+    pub(crate) fn begin(self, function: &Arc<Function>) -> Result<(), Error> {
         let name = format!("worker {}", function.name());
         let registered = function.shared().guests.register(self.process.stopper());
         let (function, runtime) = (Arc::downgrade(function), Handle::current());
@@ -199,7 +199,7 @@ impl Following {
                 let begun = Instant::now();
                 let Err(error) = process.attend(&start.help);
                 registered.take();
-                lost(&function, &process, &error);
+                tell_end(&function, &process, &error);
                 wait = if process.was_of_use() || begun.elapsed() >= LONG_ENOUGH {
                     Duration::ZERO
                 } else {
@@ -221,7 +221,7 @@ impl Following {
 }
 
 /// A worker has ended.
-fn lost(function: &Weak<Function>, process: &Process, error: &Error) {
+fn tell_end(function: &Weak<Function>, process: &Process, error: &Error) {
     let Some(function) = function.upgrade() else {
         return;
     };
@@ -251,7 +251,7 @@ fn replace(function: &Weak<Function>, start: &Start, mut wait: Duration) -> Opti
         std::thread::sleep(wait);
         // Only for as long as it is needed: whoever closes the function must not wait for this.
         drop(function.upgrade()?);
-        match start.start_again() {
+        match start.another() {
             Ok((process, file)) => {
                 let function = set(Worker::Running(Arc::clone(&process)))?;
                 function.verify_later(&start.pages, file.as_ref());

@@ -161,7 +161,7 @@ impl Process {
             );
         }
         let reading = jailed.take_socket().ok_or_else(|| Error::Internal {
-            operation: "starting a worker process",
+            operation: "starting a worker process".into(),
             reason: "it has no socket".to_owned(),
         })?;
         if let Some(stderr) = jailed.take_stderr() {
