@@ -14,6 +14,7 @@ use dormouse_pool::{
 };
 use dormouse_snapshot::{FunctionName, SnapshotId, SnapshotRef, Store};
 use images::image;
+use tempfile::TempDir;
 
 /// Guests are booted at multiples of 2 MiB, and the samples' images are smaller.
 const BASE_BYTES: u64 = 2 << 20;
@@ -34,6 +35,14 @@ async fn deploy(pool: &Pool, function: &str, layouts: u32) -> Option<Result<Depl
     };
     let image = image(function)?;
     Some(pool.deploy(function, image, config).await)
+}
+
+/// A function in a store of its own, and the pool that it was deployed to.
+async fn deployed(function: &str, layouts: u32) -> Option<(TempDir, Store, Pool, Deployed)> {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, pool) = pool_over(folder.path(), PoolConfig::default());
+    let deployed = deploy(&pool, function, layouts).await?.unwrap();
+    Some((folder, store, pool, deployed))
 }
 
 fn request(target: &str) -> Request {
@@ -173,12 +182,9 @@ async fn the_limits_of_a_function_hold_for_all_its_layouts_together() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_deployed_with_all_layouts_stays_and_goes_as_one() {
-    let folder = tempfile::tempdir().unwrap();
-    let (store, pool) = pool_over(folder.path(), PoolConfig::default());
-    let Some(first) = deploy(&pool, "hello", 3).await else {
+    let Some((folder, store, pool, first)) = deployed("hello", 3).await else {
         return;
     };
-    let first = first.unwrap();
     assert!(first.created && first.boot_us > 0);
     assert_eq!(first.function.config.layouts, 3);
     let layouts = ids(&store);
@@ -207,12 +213,9 @@ async fn what_is_deployed_with_all_layouts_stays_and_goes_as_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deployment_that_was_cut_off_serves_what_it_has_until_the_next_one() {
-    let folder = tempfile::tempdir().unwrap();
-    let (store, pool) = pool_over(folder.path(), PoolConfig::default());
-    let Some(deployed) = deploy(&pool, "faulty", 3).await else {
+    let Some((folder, store, pool, _)) = deployed("faulty", 3).await else {
         return;
     };
-    deployed.unwrap();
     pool.drain(Duration::from_secs(10)).await;
     drop(pool);
 
@@ -234,12 +237,9 @@ async fn a_deployment_that_was_cut_off_serves_what_it_has_until_the_next_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_layout_is_left_out_and_made_anew_by_the_next_deployment() {
-    let folder = tempfile::tempdir().unwrap();
-    let (store, pool) = pool_over(folder.path(), PoolConfig::default());
-    let Some(deployed) = deploy(&pool, "faulty", 3).await else {
+    let Some((folder, store, pool, _)) = deployed("faulty", 3).await else {
         return;
     };
-    deployed.unwrap();
     let all = bases(&store, "faulty");
     let published = ids(&store);
     drop(pool);
@@ -275,12 +275,9 @@ async fn a_damaged_layout_is_left_out_and_made_anew_by_the_next_deployment() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn neither_warming_nor_tuning_takes_one_of_several_layouts() {
-    let folder = tempfile::tempdir().unwrap();
-    let (store, pool) = pool_over(folder.path(), PoolConfig::default());
-    let Some(deployed) = deploy(&pool, "hello", 2).await else {
+    let Some((_folder, store, pool, deployed)) = deployed("hello", 2).await else {
         return;
     };
-    let deployed = deployed.unwrap();
     let from = SnapshotRef {
         function: name("hello"),
         id: deployed.function.snapshot.parse().unwrap(),
@@ -328,12 +325,9 @@ async fn numbers_of_layouts_that_cannot_be() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn damage_that_is_found_while_it_is_served_ends_the_use_of_one_layout() {
-    let folder = tempfile::tempdir().unwrap();
-    let (store, pool) = pool_over(folder.path(), PoolConfig::default());
-    let Some(deployed) = deploy(&pool, "faulty", 3).await else {
+    let Some((folder, store, pool, _)) = deployed("faulty", 3).await else {
         return;
     };
-    deployed.unwrap();
     let all = bases(&store, "faulty");
     let published = ids(&store);
     let gone = base(&store, &name("faulty"), &published[1]);
