@@ -4,9 +4,6 @@ use comfy_table::{CellAlignment, Table, presets};
 
 use crate::record::{Record, Row};
 
-/// What a table is written between.
-pub const MARKS: [&str; 2] = ["<!-- engine:begin -->", "<!-- engine:end -->"];
-
 const HEADER: [&str; 8] = [
     "WHAT",
     "UNIT",
@@ -73,37 +70,14 @@ fn short(value: f64) -> String {
     }
 }
 
-/// Whether a table can be written between `marks` into a file with this text.
+/// The lines for a page such as README.md: how they came to be, where, and the table.
 #[must_use]
-pub fn has_marks(marks: [&str; 2], text: &str) -> bool {
-    parts(marks, text).is_some()
-}
-
-/// What stands before the marks and after them.
-fn parts<'a>([begin, end]: [&str; 2], text: &'a str) -> Option<(&'a str, &'a str)> {
-    let (before, rest) = text.split_once(begin)?;
-    let (_, after) = rest.split_once(end)?;
-    Some((before, after))
-}
-
-/// `text` with `block` between its marks; as it is where it lacks them.
-pub(crate) fn put_between(marks: [&str; 2], text: &str, block: &str) -> String {
-    let Some((before, after)) = parts(marks, text) else {
-        return text.to_owned();
-    };
-    let [begin, end] = marks;
-    format!("{before}{begin}\n{block}{end}{after}")
-}
-
-/// `readme` with the record between its marks; as it is where it lacks them.
-#[must_use]
-pub fn into_readme(readme: &str, record: &Record) -> String {
+pub fn readme_block(record: &Record) -> String {
     let (machine, table) = (&record.machine, table(record));
-    let block = format!(
+    format!(
         "What `dormouse bench engine --readme README.md` measured here\n\
-         ({machine}):\n\n```text\n{table}```\n"
-    );
-    put_between(MARKS, readme, &block)
+        ({machine}):\n\n```text\n{table}```\n"
+    )
 }
 
 #[cfg(test)]
@@ -160,23 +134,9 @@ mod tests {
     }
 
     #[test]
-    fn only_what_stands_between_the_marks_changes() {
-        let [begin, end] = MARKS;
-        let readme = format!("a\n{begin}\nold\n{end}\nb\n");
-        let written = into_readme(&readme, &record());
-        assert!(
-            written.starts_with(&format!("a\n{begin}\nWhat ")),
-            "{written}"
-        );
-        assert!(written.ends_with(&format!("```\n{end}\nb\n")), "{written}");
-        assert!(written.contains("A CPU, 2 cores"));
-        assert!(written.contains("\nfirst-exit/hello "));
-        assert!(!written.contains("old"));
-        assert_eq!(into_readme(&written, &record()), written);
-        assert!(has_marks(MARKS, &written));
-        for without in ["no marks", end, &format!("{end}{begin}")] {
-            assert!(!has_marks(MARKS, without));
-            assert_eq!(into_readme(without, &record()), without);
-        }
+    fn a_page_is_told_of_the_machine() {
+        let block = readme_block(&record());
+        assert!(block.contains("(A CPU, 2 cores"), "{block}");
+        assert!(block.contains("\nfirst-exit/hello "), "{block}");
     }
 }

@@ -13,9 +13,6 @@ use serde::Serialize;
 use crate::engine::lab::Lab;
 use crate::{Error, Machine, report};
 
-/// What the table is written between.
-pub const MARKS: [&str; 2] = ["<!-- sizes:begin -->", "<!-- sizes:end -->"];
-
 /// The sample functions.
 pub const FUNCTIONS: [&str; 6] = ["hello", "echo", "whoami", "faulty", "burn", "wordfreq"];
 
@@ -164,12 +161,11 @@ impl Sizes {
 
     /// `readme` with the table between its marks; as it is where it lacks them.
     #[must_use]
-    pub fn into_readme(&self, readme: &str) -> String {
+    pub fn readme_block(&self) -> String {
         let (machine, table) = (&self.machine, self.table());
-        let block = format!(
+        format!(
             "What a snapshot takes, as `dormouse bench sizes --readme README.md` found it here\n\
              ({machine}):\n\n```text\n{table}```\n"
-        );
-        report::put_between(MARKS, readme, &block)
+        )
     }
 }

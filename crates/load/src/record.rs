@@ -185,6 +185,12 @@ impl Run {
         per_second(self.offered, self.measured_us)
     }
 
+    /// Requests of one kind per second that were meant to be sent.
+    #[must_use]
+    pub fn offered_of_per_s(&self, share: &Share) -> f64 {
+        per_second(share.all(), self.measured_us)
+    }
+
     /// Good answers per second, within the measured time.
     #[must_use]
     pub fn achieved_per_s(&self) -> f64 {
@@ -194,18 +200,34 @@ impl Run {
     /// The share of the requests that failed.
     #[must_use]
     pub fn failed_share(&self) -> f64 {
-        let all = self.answered.saturating_add(self.failed);
-        if all == 0 {
-            0.0
-        } else {
-            self.failed as f64 / all as f64
-        }
+        share_of(self.failed, self.answered.saturating_add(self.failed))
     }
 
     /// Whether the client, and not the target, was the limit.
     #[must_use]
     pub fn is_client_limited(&self) -> bool {
         !self.client.limits.is_empty()
+    }
+}
+
+impl Share {
+    /// Requests, whatever became of them.
+    fn all(&self) -> u64 {
+        self.latency.count().saturating_add(self.failed)
+    }
+
+    /// The share of them that failed.
+    #[must_use]
+    pub fn failed_share(&self) -> f64 {
+        share_of(self.failed, self.all())
+    }
+}
+
+fn share_of(part: u64, all: u64) -> f64 {
+    if all == 0 {
+        0.0
+    } else {
+        part as f64 / all as f64
     }
 }
 

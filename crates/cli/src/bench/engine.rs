@@ -76,7 +76,7 @@ pub(super) fn engine(args: &EngineArgs) -> Result<()> {
 
     if let Some(readme) = &args.readme {
         // Before minutes are spent on what could not be written.
-        self::readme(readme).read()?;
+        self::readme(readme).check()?;
     }
     let mut step: Option<Step> = None;
     let measured = engine::measure(&options, |title| {
@@ -101,7 +101,7 @@ pub(super) fn engine(args: &EngineArgs) -> Result<()> {
         Format::Json => output::json(&serde_json::to_value(&record)?)?,
     }
     if let Some(readme) = &args.readme {
-        self::readme(readme).write(|text| report::into_readme(text, &record))?;
+        self::readme(readme).write(&report::readme_block(&record))?;
     }
     let over = record.over();
     if args.check && !over.is_empty() {
@@ -133,7 +133,6 @@ pub(super) fn failed(error: Error) -> anyhow::Error {
 fn readme(path: &Path) -> Readme<'_> {
     Readme {
         path,
-        marks: report::MARKS,
-        has_marks: |text| report::has_marks(report::MARKS, text),
+        block: "engine",
     }
 }

@@ -92,9 +92,8 @@ pub(crate) struct LoadArgs {
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
 
-    /// Also write the table into this file, between its marks
-    #[arg(long, value_name = "FILE")]
-    readme: Option<PathBuf>,
+    #[command(flatten)]
+    readme: ReadmeArgs,
 
     /// How the result is printed
     #[arg(long, value_enum, default_value_t = Format::Table)]
@@ -110,6 +109,28 @@ enum Spacing {
     Constant,
 }
 
+/// Where else the table goes.
+#[derive(Debug, Args)]
+struct ReadmeArgs {
+    /// Also write the table into this file, between its marks
+    #[arg(long, value_name = "FILE")]
+    readme: Option<PathBuf>,
+
+    /// The marks: `<!-- NAME:begin -->` and `<!-- NAME:end -->`
+    #[arg(long, value_name = "NAME", default_value = "load", requires = "readme")]
+    readme_block: String,
+}
+
+impl ReadmeArgs {
+    fn place(&self) -> Option<Readme<'_>> {
+        let path = self.readme.as_deref()?;
+        Some(Readme {
+            path,
+            block: &self.readme_block,
+        })
+    }
+}
+
 /// Shows a record again
 #[derive(Debug, Args)]
 pub(crate) struct ReportArgs {
@@ -120,9 +141,8 @@ pub(crate) struct ReportArgs {
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
 
-    /// Also write the table into this file, between its marks
-    #[arg(long, value_name = "FILE")]
-    readme: Option<PathBuf>,
+    #[command(flatten)]
+    readme: ReadmeArgs,
 
     /// How it is printed
     #[arg(long, value_enum, default_value_t = Format::Table)]
@@ -135,8 +155,8 @@ pub(super) fn load(args: &LoadArgs) -> Result<()> {
         // Before minutes are spent on what could not be written.
         writable(file)?;
     }
-    if let Some(readme) = &args.readme {
-        self::readme(readme).read()?;
+    if let Some(readme) = args.readme.place() {
+        readme.check()?;
     }
     let (mut scenario, url) = match &args.scenario {
         Some(path) => {
@@ -180,8 +200,8 @@ pub(super) fn load(args: &LoadArgs) -> Result<()> {
     let written = write(&record, args.out.as_deref(), args.html.as_deref());
     print(&record, args.format)?;
     written?;
-    if let Some(readme) = &args.readme {
-        self::readme(readme).write(|text| report::into_readme(text, &record))?;
+    if let Some(readme) = args.readme.place() {
+        readme.write(&report::readme_block(&record))?;
     }
     if stop.is_asked() {
         eprintln!("it was ended early: the report is of what had been measured");
@@ -193,8 +213,8 @@ pub(super) fn load(args: &LoadArgs) -> Result<()> {
 pub(super) fn report(args: &ReportArgs) -> Result<()> {
     let record = read(&args.record)?;
     write(&record, None, args.html.as_deref())?;
-    if let Some(readme) = &args.readme {
-        self::readme(readme).write(|text| report::into_readme(text, &record))?;
+    if let Some(readme) = args.readme.place() {
+        readme.write(&report::readme_block(&record))?;
     }
     print(&record, args.format)
 }
@@ -365,14 +385,6 @@ fn print(record: &Record, format: Format) -> Result<()> {
     match format {
         Format::Table => output::text(&format!("{}\n", report::table(record).trim_end())),
         Format::Json => output::json(&serde_json::to_value(record)?),
-    }
-}
-
-fn readme(path: &Path) -> Readme<'_> {
-    Readme {
-        path,
-        marks: report::MARKS,
-        has_marks: report::has_marks,
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use dormouse_benches::{report, sizes};
+use dormouse_benches::sizes;
 
 use super::engine::{failed, no_images};
 use super::readme::Readme;
@@ -35,12 +35,11 @@ pub(super) fn sizes(args: &SizesArgs) -> Result<()> {
     let images = args.images.clone().ok_or_else(no_images)?;
     let readme = args.readme.as_ref().map(|path| Readme {
         path,
-        marks: sizes::MARKS,
-        has_marks: |text| report::has_marks(sizes::MARKS, text),
+        block: "sizes",
     });
     if let Some(readme) = &readme {
         // Before a minute is spent on what could not be written.
-        readme.read()?;
+        readme.check()?;
     }
     let mut step: Option<Step> = None;
     let measured = sizes::measure(&images, |function| {
@@ -59,7 +58,7 @@ pub(super) fn sizes(args: &SizesArgs) -> Result<()> {
         Format::Json => output::json(&serde_json::to_value(&sizes)?)?,
     }
     match readme {
-        Some(readme) => readme.write(|text| sizes.into_readme(text)),
+        Some(readme) => readme.write(&sizes.readme_block()),
         None => Ok(()),
     }
 }

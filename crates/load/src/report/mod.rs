@@ -15,5 +15,5 @@ mod series;
 mod text;
 
 pub use page::html;
-pub use readme::{MARKS, has_marks, into_readme};
+pub use readme::readme_block;
 pub use text::{readme_table, table};

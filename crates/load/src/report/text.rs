@@ -32,7 +32,8 @@ pub fn table(record: &Record) -> String {
     text
 }
 
-/// The runs in few columns, for a page such as README.md: one a line, each ending in a line break.
+/// The runs in few columns, for a page such as README.md: one a line, each ending in a line break. Below
+/// a run of several requests stands each of them.
 #[must_use]
 pub fn readme_table(record: &Record) -> String {
     let header = [
@@ -47,7 +48,8 @@ pub fn readme_table(record: &Record) -> String {
         "failed, %",
         "limited by",
     ];
-    let rows = record.runs.iter().map(|run| {
+    let mut rows = Vec::new();
+    for run in &record.runs {
         let mut row = vec![clipped(&run.name, CELL)];
         row.extend([short(run.offered_per_s()), short(run.achieved_per_s())]);
         row.extend(percentiles(&run.latency));
@@ -58,9 +60,20 @@ pub fn readme_table(record: &Record) -> String {
             ""
         };
         row.push(limited.to_owned());
-        row
-    });
-    aligned(&header, &[0, 9], rows)
+        rows.push(row);
+        if run.requests.len() < 2 {
+            continue;
+        }
+        for (request, share) in &run.requests {
+            let mut row = vec![clipped(&format!("{}: {request}", run.name), CELL)];
+            row.extend([short(run.offered_of_per_s(share)), String::new()]);
+            row.extend(percentiles(&share.latency));
+            row.push(percent(share.failed_share()));
+            row.push(String::new());
+            rows.push(row);
+        }
+    }
+    aligned(&header, &[0, 9], rows.into_iter())
 }
 
 fn runs(record: &Record) -> String {

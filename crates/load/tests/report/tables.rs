@@ -93,11 +93,32 @@ fn a_run_without_answers_has_dashes() {
 
 #[test]
 fn the_short_table_says_when_the_client_was_the_limit() {
-    let text = readme_table(&sample::record());
+    let mut record = sample::record();
+    record.runs.iter_mut().for_each(|run| run.requests.clear());
+    let text = readme_table(&record);
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.len(), 3, "{text}");
     assert!(
         !lines[1].contains("client") && lines[2].ends_with("client"),
         "{text}"
     );
+}
+
+#[test]
+fn the_short_table_has_the_requests_of_a_run_where_there_are_several() {
+    let mut record = sample::record();
+    record.runs.truncate(1);
+    let whole = record.runs[0].offered_per_s();
+    let text = readme_table(&record);
+    let rows = block(&text, "run ");
+    let names: Vec<_> = rows.iter().skip(1).map(|row| row[0]).collect();
+    assert_eq!(names, ["steady", "steady: hello", "steady: wordfreq"]);
+    let offered = |row: usize| rows[row][1].parse::<f64>().unwrap();
+    assert!(
+        (offered(2) + offered(3) - whole).abs() < 0.01 * whole,
+        "{text}"
+    );
+
+    record.runs[0].requests.pop_last();
+    assert_eq!(readme_table(&record).lines().count(), 2);
 }
