@@ -32,7 +32,7 @@ pub(super) struct Source {
 /// A block has the machine's facts in a line `(…):` of their own, and below it a fence with tables as
 /// text: a header, and columns that two blanks or more part. Each row's first cell is its name, which
 /// no other row of the block has.
-pub(super) const SOURCES: [Source; 5] = [
+pub(super) const SOURCES: [Source; 6] = [
     Source {
         block: "demo",
         write: shown,
@@ -44,6 +44,10 @@ pub(super) const SOURCES: [Source; 5] = [
     Source {
         block: "load",
         write: load,
+    },
+    Source {
+        block: "flood",
+        write: flood,
     },
     Source {
         block: "sizes",
@@ -91,16 +95,24 @@ fn engine(bench: &Bench<'_>, copy: &Path, rows: &[&str]) -> Result<()> {
     run_openly("dormouse bench engine", command)
 }
 
-/// A minute of each run: enough for figures, and the scenario's own five are for whoever looks closely.
 fn load(bench: &Bench<'_>, copy: &Path, _: &[&str]) -> Result<()> {
+    scenario(bench, "load", "mixed.toml", copy)
+}
+
+fn flood(bench: &Bench<'_>, copy: &Path, _: &[&str]) -> Result<()> {
+    scenario(bench, "flood", "flood.toml", copy)
+}
+
+/// A minute of each run: enough for figures, and a scenario's own time is for whoever looks closely.
+fn scenario(bench: &Bench<'_>, block: &str, file: &str, copy: &Path) -> Result<()> {
     let duration = if bench.quick { "10s" } else { "1m" };
     let mut command = Command::new(&bench.dormouse);
     command
         .args(["bench", "load", "--serve", "--duration", duration])
-        .arg(bench.repo.path("benches/scenarios/mixed.toml"))
+        .arg(bench.repo.path("benches/scenarios").join(file))
         .arg("--images")
         .arg(&bench.images)
-        .arg("--readme")
+        .args(["--readme-block", block, "--readme"])
         .arg(copy)
         .stdout(Stdio::null());
     run_openly("dormouse bench load", command)
