@@ -9,39 +9,43 @@ use ureq::http::Method;
 
 use super::client::{Client, Failure};
 
-/// A function under load: its name, which is its sample's, and the options of its deployment.
+/// A function under load: its name, which is its sample's, and how long it may take for a request.
 #[derive(Debug)]
 pub(super) struct Function {
     pub(super) name: &'static str,
-    pub(super) options: &'static str,
+    pub(super) timeout_ms: u64,
 }
+
+/// How long functions may take that answer. Long enough for a machine that has other things to do as well:
+/// where guest kernel code is emulated, starting a thread takes seconds then.
+pub(super) const TIMEOUT_MS: u64 = 30_000;
 
 /// The functions, in the order of the summary.
 pub(super) const FUNCTIONS: [Function; 6] = [
     Function {
         name: "echo",
-        options: "",
+        timeout_ms: TIMEOUT_MS,
     },
     Function {
         name: "hello",
-        options: "",
+        timeout_ms: TIMEOUT_MS,
     },
     Function {
         name: "wordfreq",
-        options: "",
+        timeout_ms: TIMEOUT_MS,
     },
     Function {
         name: "burn",
-        options: "",
+        timeout_ms: TIMEOUT_MS,
     },
     Function {
         name: "whoami",
-        options: "",
+        timeout_ms: TIMEOUT_MS,
     },
     // Loops without end shall not have a core for long.
     Function {
         name: FAULTY,
-        options: "timeout_ms=2000",
+        timeout_ms: 2_000,
     },
 ];
 /// The function that may fail.
