@@ -161,10 +161,10 @@ impl<'a> Chaos<'a> {
         if rng.random_ratio(1, 2) {
             let name = DEPLOYED.choose(rng).copied().unwrap_or(DEPLOYED[0]);
             let function = FUNCTIONS.iter().find(|function| function.name == name);
-            let Function { timeout_ms, .. } = function.context("it is under load")?;
+            let Function { options, .. } = function.context("it is under load")?;
             let value: u32 = rng.random();
-            let options = format!("?env=SOAK={value}&timeout_ms={timeout_ms}");
-            if self.deploy(name, name, &options)? {
+            let options = format!("?env=SOAK={value}&{options}");
+            if self.deploy(name, name, options.trim_end_matches('&'))? {
                 self.note(|events| events.deployed += 1);
             }
             return Ok(());

@@ -38,7 +38,7 @@ use chaos::{Chaos, Events};
 use client::Client;
 use judge::Judge;
 use load::{Load, Report, Tally};
-use requests::{FUNCTIONS, Requests, TIMEOUT_MS};
+use requests::{FUNCTIONS, Requests};
 use resources::Resources;
 use summary::Summary;
 
@@ -84,7 +84,9 @@ const LOG: &str = "target/soak/server.log";
 /// refused soon, and little waits in the client.
 const QUEUE: &str = "32";
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(2);
-/// How much longer than that and its own time a request may take before it counts as hung.
+/// What a function may take where its options say nothing else (api/openapi.yaml).
+const FUNCTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// How much longer than both together a request may take before it counts as hung.
 const HANG: Duration = Duration::from_secs(10);
 /// Invocations of one function that may run at once, where its options say nothing else
 /// (api/openapi.yaml), and so be lost with one worker.
@@ -166,13 +168,13 @@ fn measure(repo: &Repo, dormouse: &Path, images: &Path, args: &SoakArgs) -> Resu
     };
     let step = Step::begin("deploying the functions");
     for function in &FUNCTIONS {
-        let options = format!("?timeout_ms={}", function.timeout_ms);
+        let options = format!("?{}", function.options);
         let name = function.name;
-        let is_done = chaos.deploy(name, name, &options)?;
+        let is_done = chaos.deploy(name, name, options.trim_end_matches('?'))?;
         ensure!(is_done, "{name} was refused on an idle server");
     }
     step.done();
-    let patience = Duration::from_millis(TIMEOUT_MS) + QUEUE_TIMEOUT + HANG;
+    let patience = FUNCTION_TIMEOUT + QUEUE_TIMEOUT + HANG;
     let mut requests = Requests::new(args.seed, &Client::new(server.url(), patience))?;
     let load = Load {
         url: server.url(),

@@ -9,43 +9,39 @@ use ureq::http::Method;
 
 use super::client::{Client, Failure};
 
-/// A function under load: its name, which is its sample's, and how long it may take for a request.
+/// A function under load: its name, which is its sample's, and the options of its deployment.
 #[derive(Debug)]
 pub(super) struct Function {
     pub(super) name: &'static str,
-    pub(super) timeout_ms: u64,
+    pub(super) options: &'static str,
 }
-
-/// How long functions may take that answer. Long enough for a machine that has other things to do as well:
-/// where guest kernel code is emulated, starting a thread takes seconds then.
-pub(super) const TIMEOUT_MS: u64 = 30_000;
 
 /// The functions, in the order of the summary.
 pub(super) const FUNCTIONS: [Function; 6] = [
     Function {
         name: "echo",
-        timeout_ms: TIMEOUT_MS,
+        options: "",
     },
     Function {
         name: "hello",
-        timeout_ms: TIMEOUT_MS,
+        options: "",
     },
     Function {
         name: "wordfreq",
-        timeout_ms: TIMEOUT_MS,
+        options: "",
     },
     Function {
         name: "burn",
-        timeout_ms: TIMEOUT_MS,
+        options: "",
     },
     Function {
         name: "whoami",
-        timeout_ms: TIMEOUT_MS,
+        options: "",
     },
     // Loops without end shall not have a core for long.
     Function {
         name: FAULTY,
-        timeout_ms: 2_000,
+        options: "timeout_ms=2000",
     },
 ];
 /// The function that may fail.
