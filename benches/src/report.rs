@@ -76,7 +76,7 @@ pub fn readme_block(record: &Record) -> String {
     let (machine, table) = (&record.machine, table(record));
     format!(
         "What `dormouse bench engine --readme README.md` measured here\n\
-        ({machine}):\n\n```text\n{table}```\n"
+         ({machine}):\n\n```text\n{table}```\n"
     )
 }
 

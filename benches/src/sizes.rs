@@ -159,7 +159,7 @@ impl Sizes {
         report::text(table, 1)
     }
 
-    /// `readme` with the table between its marks; as it is where it lacks them.
+    /// The lines for a page such as README.md: how they came to be, where, and the table.
     #[must_use]
     pub fn readme_block(&self) -> String {
         let (machine, table) = (&self.machine, self.table());

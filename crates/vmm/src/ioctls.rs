@@ -14,7 +14,8 @@ pub(crate) const SETUP_MCE: u32 = write::<u64>(0x9c);
 pub(crate) const SET_DEVICE_ATTR: u32 = write::<kvm_device_attr>(0xe1);
 
 /// All requests to KVM's device, its VMs and vCPUs that this crate makes, itself or through kvm-ioctls, on
-/// any host (Linux `include/uapi/linux/kvm.h`). The one that is made most comes first.
+/// any host (Linux `include/uapi/linux/kvm.h`). The one that is made most comes first. A request that is not
+/// here ends the worker process that makes it.
 pub const IOCTLS: [u32; 32] = [
     // KVM_RUN
     plain(0x80),

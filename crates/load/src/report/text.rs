@@ -48,29 +48,30 @@ pub fn readme_table(record: &Record) -> String {
         "failed, %",
         "limited by",
     ];
+    let row = |name: &str, rates: [String; 2], latency: &Histogram, failed: f64, limited: &str| {
+        let mut row = vec![clipped(name, CELL)];
+        row.extend(rates);
+        row.extend(percentiles(latency));
+        row.extend([percent(failed), limited.to_owned()]);
+        row
+    };
     let mut rows = Vec::new();
     for run in &record.runs {
-        let mut row = vec![clipped(&run.name, CELL)];
-        row.extend([short(run.offered_per_s()), short(run.achieved_per_s())]);
-        row.extend(percentiles(&run.latency));
-        row.push(percent(run.failed_share()));
+        let rates = [short(run.offered_per_s()), short(run.achieved_per_s())];
         let limited = if run.is_client_limited() {
             "client"
         } else {
             ""
         };
-        row.push(limited.to_owned());
-        rows.push(row);
+        let failed = run.failed_share();
+        rows.push(row(&run.name, rates, &run.latency, failed, limited));
         if run.requests.len() < 2 {
             continue;
         }
         for (request, share) in &run.requests {
-            let mut row = vec![clipped(&format!("{}: {request}", run.name), CELL)];
-            row.extend([short(run.offered_of_per_s(share)), String::new()]);
-            row.extend(percentiles(&share.latency));
-            row.push(percent(share.failed_share()));
-            row.push(String::new());
-            rows.push(row);
+            let name = format!("{}: {request}", run.name);
+            let rates = [short(run.offered_of_per_s(share)), String::new()];
+            rows.push(row(&name, rates, &share.latency, share.failed_share(), ""));
         }
     }
     aligned(&header, &[0, 9], rows.into_iter())

@@ -53,7 +53,7 @@ struct Start {
 
 impl Start {
     /// Blocks until the worker has made what clones are made of.
-    fn first(&self, file: Option<&Arc<File>>) -> Result<(Arc<Process>, Known), Error> {
+    fn worker(&self, file: Option<&Arc<File>>) -> Result<(Arc<Process>, Known), Error> {
         let process = self.spares.take()?;
         let files: Vec<_> = file.into_iter().map(AsFd::as_fd).collect();
         process.send(&Order::Template(Arc::clone(&self.plan)), &files)?;
@@ -68,13 +68,13 @@ impl Start {
     fn another(&self) -> Result<(Arc<Process>, Option<Arc<File>>), Error> {
         self.help.forget();
         let file = self.pages.file()?;
-        Ok((self.first(file.as_ref())?.0, file))
+        Ok((self.worker(file.as_ref())?.0, file))
     }
 }
 
 impl Keeper {
-    /// Starts the worker of a function. Blocks until it is ready. What goes on beside
-    /// it has to begin then.
+    /// Starts the worker of a function. Blocks until it is ready; [`Following::begin`] has to be called
+    /// with the function then.
     ///
     /// # Errors
     /// [`Error::Host`] where the snapshot cannot be restored here; what keeps a worker from being
@@ -100,7 +100,7 @@ impl Keeper {
                 ..Help::default()
             },
         };
-        let (process, known) = start.first(loaded.file.as_ref())?;
+        let (process, known) = start.worker(loaded.file.as_ref())?;
         let (worker, _) = watch::channel(Worker::Running(Arc::clone(&process)));
         let keeper = Self { worker, accounts };
         Ok((keeper, known, Following { start, process }))
