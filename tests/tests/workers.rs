@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use dormouse_tests::{Dormouse, Serving, Worker, eventually, in_parallel, workers};
-use nix::libc::{self, c_long};
+use nix::libc::{self, c_long, user_regs_struct};
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -194,17 +194,34 @@ fn attempts(front: u32, other: u32) -> Vec<Attempt> {
     ]
 }
 
+/// Stops a thread of another process once it waits in a system call, and returns its registers. One that
+/// is stopped elsewhere (it computes, or waits for a page) is let go again: no `syscall` is behind it.
+fn stop_in_a_call(thread: Pid) -> user_regs_struct {
+    let mut found = None;
+    eventually("it waits in a system call", || {
+        ptrace::seize(thread, ptrace::Options::empty()).expect("root may trace it");
+        ptrace::interrupt(thread).expect("it can be stopped");
+        waitpid(thread, Some(WaitPidFlag::__WALL)).expect("the thread's status");
+        let registers = ptrace::getregs(thread).expect("its registers");
+        // Negative where it did not come into the kernel by a system call.
+        if registers.orig_rax.cast_signed() >= 0 {
+            found = Some(registers);
+        } else {
+            ptrace::detach(thread, None).expect("it is let go");
+        }
+        found.is_some()
+    });
+    found.expect("it was stopped")
+}
+
 /// Has a thread of another process make a system call, in the place of the one that it waits in. Returns
 /// what the kernel answered, or the signal that the process died of.
 fn inject(thread: u32, call: c_long, arguments: [u64; 6]) -> Result<i64, Signal> {
     /// `syscall`, after which a thread that waits in the kernel goes on.
     const INSTRUCTION_BYTES: u64 = 2;
     let thread = Pid::from_raw(thread.cast_signed());
-    let wait = || waitpid(thread, Some(WaitPidFlag::__WALL)).expect("the thread's status");
-    ptrace::seize(thread, ptrace::Options::empty()).expect("root may trace it");
-    ptrace::interrupt(thread).expect("it can be stopped");
-    wait();
-    let mut registers = ptrace::getregs(thread).expect("its registers");
+    let mut registers = stop_in_a_call(thread);
+    let after = registers.rip;
     registers.rip -= INSTRUCTION_BYTES;
     registers.rax = call.cast_unsigned();
     // Not to be taken for the call that was interrupted, and begun again.
@@ -214,15 +231,15 @@ fn inject(thread: u32, call: c_long, arguments: [u64; 6]) -> Result<i64, Signal>
     (registers.r10, registers.r8, registers.r9) = (d, e, f);
     ptrace::setregs(thread, registers).expect("its registers can be set");
     ptrace::step(thread, None).expect("it goes on");
-    match wait() {
-        WaitStatus::Stopped(..) => {
-            let answer = ptrace::getregs(thread).expect("its registers").rax;
-            ptrace::detach(thread, Some(Signal::SIGKILL)).expect("it is let go");
-            Ok(answer.cast_signed())
-        }
-        WaitStatus::Signaled(_, signal, _) => Err(signal),
+    match waitpid(thread, Some(WaitPidFlag::__WALL)).expect("the thread's status") {
+        WaitStatus::Stopped(_, Signal::SIGTRAP) => {}
+        WaitStatus::Signaled(_, signal, _) => return Err(signal),
         other => panic!("{call}: {other:?}"),
     }
+    let registers = ptrace::getregs(thread).expect("its registers");
+    assert_eq!(registers.rip, after, "it made the call, and nothing else");
+    ptrace::detach(thread, Some(Signal::SIGKILL)).expect("it is let go");
+    Ok(registers.rax.cast_signed())
 }
 
 #[test]
@@ -235,7 +252,7 @@ fn whatever_a_worker_tries_is_refused_in_each_of_its_threads() {
     for function in ["hello", "echo"] {
         assert_eq!(client.post(function, "/", b"x").status, 200);
     }
-    let mut tried = 0;
+    let (mut tried, mut last) = (0, 0);
     const KINDS: [&str; 4] = ["dormouse", "front", "vcpu hello", "hello"];
     for kind in KINDS {
         let thread = || {
@@ -244,24 +261,24 @@ fn whatever_a_worker_tries_is_refused_in_each_of_its_threads() {
             let (thread, _) = threads.find(|(_, name)| *name == kind)?;
             Some((worker.id, *thread))
         };
-        let found = || {
+        // One of a worker that was not made to try anything yet.
+        let mut next = || {
             let mut found = None;
-            eventually("it has such a thread", || {
-                found = thread();
+            eventually("the next worker has such a thread", || {
+                found = thread().filter(|(process, _)| *process != last);
                 found.is_some()
             });
-            found.expect("it was found")
+            let (process, thread) = found.expect("it was found");
+            last = process;
+            (process, thread)
         };
         // What it may do can be injected: so the rest is refused, and not merely gone wrong.
-        let (process, waiting) = found();
+        let (process, waiting) = next();
         let answer = inject(waiting, libc::SYS_getpid, [0; 6]);
         assert_eq!(answer, Ok(i64::from(process)), "{kind}");
         let other = worker_of(&serving, "echo").id;
         for attempt in attempts(serving.process_id(), other) {
-            eventually("the next worker", || {
-                thread().is_some_and(|(id, _)| id != process)
-            });
-            let (_, waiting) = found();
+            let (_, waiting) = next();
             let answer = inject(waiting, attempt.call, attempt.arguments);
             // Files are said not to be there; all else is death. The kernel sees neither.
             let is_file = attempt.name.starts_with("open");
