@@ -320,12 +320,21 @@ impl Instance {
         self.is_blank = parked.is_blank;
         self.idle_since = Instant::now();
         function.note(&parked);
+        // Before the permits are back: who waits until nothing runs has this to wait for as well.
+        let learned = match parked.learned {
+            Some(set) => {
+                let storing = Arc::clone(&function.shared().storing);
+                Some((set, storing.read_owned().await))
+            }
+            None => None,
+        };
         // Parked before the permits are back: who gets one finds an instance.
         function.park(self);
         drop(permits);
-        if let Some(set) = parked.learned {
+        if let Some((set, storing)) = learned {
             let stored = blocking(move || {
                 function.store_working_set(&set);
+                drop(storing);
                 Ok(())
             });
             // It logs what keeps it.

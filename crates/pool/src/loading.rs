@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use dormouse_pager::ReadPages;
 use dormouse_snapshot::{Lease, Manifest, MemoryImage, Snapshot, SnapshotRef, Store};
 use dormouse_vmm::{GuestImage, Namer, Symbols};
+use tokio::sync::RwLock;
 
 use crate::budget::{Budget, Charge};
 use crate::config::{FunctionConfig, PoolConfig};
@@ -29,6 +30,8 @@ pub(crate) struct Shared {
     pub(crate) budget: Budget,
     pub(crate) damages: Damages,
     pub(crate) workers: Workers,
+    /// Read while a working set is stored; written by who waits until none is.
+    pub(crate) storing: Arc<RwLock<()>>,
 }
 
 impl Shared {
@@ -39,6 +42,7 @@ impl Shared {
             budget: Budget::new(u64::MAX, Arc::default()),
             damages: Damages::default(),
             workers: Workers::Here,
+            storing: Arc::default(),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dormouse_snapshot::{Digest, Entry, FunctionName, Manifest, Store};
-use tokio::sync::Semaphore;
+use tokio::sync::{RwLock, Semaphore};
 
 use crate::budget::{self, Budget};
 use crate::catalog::{Catalog, Slot};
@@ -47,6 +47,7 @@ pub(crate) struct Inner {
     guests: Interrupters,
     damages: Damages,
     workers: Workers,
+    storing: Arc<RwLock<()>>,
     draining: AtomicBool,
 }
 
@@ -80,6 +81,7 @@ impl Pool {
             guests: Interrupters::default(),
             damages: Damages::default(),
             workers: Workers::new(&config, budget_bytes),
+            storing: Arc::default(),
             budget: Budget::new(budget_bytes, Arc::clone(&memory)),
             draining: AtomicBool::new(false),
             config,
@@ -211,6 +213,7 @@ impl Pool {
             budget: self.inner.budget.clone(),
             damages: self.inner.damages.clone(),
             workers: self.inner.workers.clone(),
+            storing: Arc::clone(&self.inner.storing),
         }
     }
 
@@ -434,8 +437,8 @@ impl Pool {
         self.inner.draining.load(Ordering::Relaxed)
     }
 
-    /// Refuses new work, waits for what runs and boots, for `grace` at most, stops the rest, and ends
-    /// all instances.
+    /// Refuses new work, waits for what runs, boots and is stored, for `grace` at most, stops the rest,
+    /// and ends all instances.
     pub async fn drain(&self, grace: Duration) {
         /// A guest that begins to run just after it was stopped is stopped again.
         const STOP_EVERY: Duration = Duration::from_millis(100);
@@ -448,6 +451,8 @@ impl Pool {
                 self.inner.turns.idle().await;
                 let boots = count(self.inner.boots_at_once);
                 let _boots = self.inner.booting.acquire_many(boots).await;
+                // What was learned of them is the next pool's.
+                let _stored = self.inner.storing.write().await;
             };
             if tokio::time::timeout(patience, idle).await.is_ok() {
                 break;

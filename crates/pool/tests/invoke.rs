@@ -5,9 +5,10 @@ mod images;
 use std::time::Duration;
 
 use dormouse_pool::{
-    CrashKind, Error, Failure, FunctionConfig, Outcome, Pool, PoolConfig, Request, StartType,
+    CrashKind, Error, Failure, FunctionConfig, Outcome, Pool, PoolConfig, Request, SavedFunction,
+    StartType,
 };
-use dormouse_snapshot::Store;
+use dormouse_snapshot::{FunctionName, Store};
 use images::image;
 
 async fn get(pool: &Pool, name: &str) -> Outcome {
@@ -164,6 +165,30 @@ async fn what_the_first_invocations_touched_is_brought_in_for_the_later_ones() {
         !again.created,
         "the same image with the same configuration was booted again"
     );
+}
+
+/// What is learned is stored after the answer, and after the permits of its request are back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drained_pool_has_stored_what_it_learned() {
+    /// So many runs are learned from.
+    const RUNS: usize = 3;
+    let Some(image) = image("hello") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let pool = Pool::new(store.clone(), PoolConfig::default());
+    pool.deploy("hello", image, FunctionConfig::default())
+        .await
+        .unwrap();
+    for _ in 0..RUNS {
+        while pool.stats().running > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        get(&pool, "hello").await;
+    }
+    pool.drain(Duration::from_secs(60)).await;
+    let name = FunctionName::new("hello").unwrap();
+    let snapshot = store.open_newest::<SavedFunction>(&name).unwrap();
+    assert!(snapshot.working_set.is_some());
 }
 
 #[tokio::test(flavor = "multi_thread")]
