@@ -15,6 +15,9 @@ const ALWAYS_PAGES: u64 = 64;
 const TELLING_PAGES: u64 = 32;
 /// What a page costs until it was measured, nanoseconds.
 const USUAL_PAGE_NS: f64 = 250.0;
+/// After so many restores in a row the next clone is rolled back whatever it costs. Who does not roll back
+/// measures nothing of it, so one time that was measured while others had the core would count for ever.
+const TRY_AGAIN_AFTER: u32 = 64;
 
 /// The measured costs of one function.
 #[derive(Debug, Default)]
@@ -31,7 +34,9 @@ struct Measured {
     /// Running a clone that was rolled back, microseconds.
     rolled_back_run_us: Fastest,
     /// Copying a page back, nanoseconds.
-    page_ns: Average,
+    page_ns: Fastest,
+    /// Clones that were restored since one was rolled back.
+    restored_in_a_row: u32,
 }
 
 /// An average that forgets: each new value counts for an eighth.
@@ -44,8 +49,8 @@ impl Average {
     }
 }
 
-/// The least of late: what a run takes when it has little to do. Requests differ far more than what
-/// is compared here, so averages of their runs would say nothing.
+/// The least of late: what a run takes when it has little to do, and nobody else has the core. Requests
+/// differ far more than what is compared here, so averages of their runs would say nothing.
 #[derive(Debug, Default, Clone, Copy)]
 struct Fastest(Option<f64>);
 
@@ -71,12 +76,15 @@ impl Crossover {
             let mut measured = self.lock();
             measured.attach_us.add(timings.memory_us as f64);
             measured.restored_run_us.add(timings.run_us as f64);
+            measured.restored_in_a_row = measured.restored_in_a_row.saturating_add(1);
         }
     }
 
     /// A clone that was rolled back has run.
     pub(crate) fn ran_rolled_back(&self, run_us: u64) {
-        self.lock().rolled_back_run_us.add(run_us as f64);
+        let mut measured = self.lock();
+        measured.rolled_back_run_us.add(run_us as f64);
+        measured.restored_in_a_row = 0;
     }
 
     /// A clone was rolled back.
@@ -87,9 +95,13 @@ impl Crossover {
         }
     }
 
-    /// With how many pages to copy back a rollback still costs no more than a fresh restore.
+    /// With how many pages to copy back a rollback still costs no more than a fresh restore; any number
+    /// where that is to be found out.
     pub(crate) fn most_pages(&self) -> u64 {
         let measured = self.lock();
+        if measured.restored_in_a_row >= TRY_AGAIN_AFTER {
+            return u64::MAX;
+        }
         let (Some(attach_us), Some(restored_us), Some(rolled_back_us)) = (
             measured.attach_us.0,
             measured.restored_run_us.0,
@@ -140,11 +152,30 @@ mod tests {
         for _ in 0..1000 {
             crossover.restored(&restored(1000, 1300));
         }
+        crossover.ran_rolled_back(300);
         assert!(crossover.most_pages() > 7900, "{}", crossover.most_pages());
         // A slow request among fast ones changes little.
         let before = crossover.most_pages();
         crossover.restored(&restored(1000, 1_000_000));
         crossover.restored(&restored(1000, 1300));
         assert_eq!(crossover.most_pages(), before);
+    }
+
+    #[test]
+    fn what_was_measured_at_a_bad_moment_is_measured_again() {
+        let crossover = Crossover::default();
+        crossover.restored(&restored(100, 500));
+        crossover.rolled_back(100, Duration::from_millis(10));
+        crossover.ran_rolled_back(30_000);
+        let mut restores = 0;
+        while crossover.most_pages() == ALWAYS_PAGES {
+            crossover.restored(&restored(100, 500));
+            restores += 1;
+        }
+        assert_eq!(crossover.most_pages(), u64::MAX);
+        assert_eq!(restores, TRY_AGAIN_AFTER);
+        crossover.rolled_back(100, Duration::from_micros(25));
+        crossover.ran_rolled_back(400);
+        assert_eq!(crossover.most_pages(), 800, "200 us at 250 ns a page");
     }
 }
