@@ -201,7 +201,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let config = PoolConfig {
             memory_floor_bytes: 0,
-            queue_timeout: Duration::from_millis(300),
+            queue_timeout: Duration::from_secs(2),
             ..PoolConfig::default()
         };
         let pool = Pool::new(Store::open(folder.path()).unwrap(), config);

@@ -120,7 +120,10 @@ async fn raced(seed: u64, mut go_on: impl FnMut(u64) -> bool) -> Option<Tally> {
     pool.deploy("echo", echo, config).await.unwrap();
     pool.drain(Duration::from_secs(10)).await;
     let mut engine = Engine::open(&store, "echo").unwrap();
-    engine.learn(&request(1, 0, 0)).unwrap();
+    // It goes on where it was ended by the short timeout, which is for guests that hang.
+    while let Err(error) = engine.learn(&request(1, 0, 0)) {
+        assert!(matches!(error, Error::Unanswered { .. }), "{error}");
+    }
     engine.restore().unwrap();
 
     let (mut tally, rival, watch) = (Tally::default(), Rival::new(), Watch::new(seed));

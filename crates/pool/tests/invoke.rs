@@ -65,7 +65,7 @@ async fn an_instance_whose_guest_failed_is_never_used_again() {
         ..PoolConfig::default()
     };
     let pool = Pool::new(Store::open(folder.path()).unwrap(), config);
-    for (name, timeout_ms) in [("faulty", 8000), ("impatient", 300)] {
+    for (name, timeout_ms) in [("faulty", 8000), ("impatient", 3000)] {
         let config = FunctionConfig {
             // So that there is one instance, but for those that are built anew.
             concurrency: 1,

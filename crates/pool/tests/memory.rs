@@ -13,7 +13,7 @@ const MIB: u64 = 1 << 20;
 fn pool(folder: &tempfile::TempDir, budget_bytes: u64) -> Pool {
     let config = PoolConfig {
         memory_budget_bytes: Some(budget_bytes),
-        queue_timeout: Duration::from_millis(500),
+        queue_timeout: Duration::from_secs(60),
         ..PoolConfig::default()
     };
     Pool::new(Store::open(folder.path()).unwrap(), config)
@@ -76,7 +76,7 @@ async fn guests_may_be_larger_than_the_budget_and_hold_little() {
                 .unwrap();
         }
     }
-    assert!(held(&pool) < 40 * MIB, "{}", held(&pool));
+    held_falls_to(&pool, 40 * MIB).await;
     pool.drain(Duration::from_secs(10)).await;
 }
 
@@ -156,20 +156,32 @@ async fn idle_clones_give_their_memory_back() {
     all.drain(Duration::from_secs(10)).await;
 
     let pool = pool(&folder, 34 * MIB);
-    for _ in 0..3 {
-        get(&pool, "burn", "/?write=1500").await;
-    }
-    let idle = held(&pool);
-    assert!(
-        idle > 24 * MIB + WRITTEN_BYTES,
-        "only {idle} bytes are held"
-    );
+    let idle = rolled_back(&pool, 24 * MIB + WRITTEN_BYTES).await;
     get(&pool, "hello", "/").await;
     held_falls_to(&pool, idle - WRITTEN_BYTES / 2).await;
 
-    get(&pool, "burn", "/?write=1500").await;
-    let idle = held(&pool);
+    let idle = rolled_back(&pool, 24 * MIB + WRITTEN_BYTES).await;
     held_falls_to(&pool, idle - WRITTEN_BYTES / 2).await;
+}
+
+/// Runs `burn` until a clone of it is rolled back, so that more than so much is held at rest, which it
+/// returns. It is by what both ways took, so not always where other work has the cores.
+async fn rolled_back(pool: &Pool, bytes: u64) -> u64 {
+    let patience = std::time::Instant::now() + Duration::from_secs(60);
+    loop {
+        get(pool, "burn", "/?write=1500").await;
+        while pool.stats().running > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let idle = held(pool);
+        if idle > bytes {
+            return idle;
+        }
+        assert!(
+            std::time::Instant::now() < patience,
+            "only {idle} bytes are held"
+        );
+    }
 }
 
 /// Functions that nobody uses hold the memory of their snapshots no longer than until others need it.

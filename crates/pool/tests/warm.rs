@@ -312,7 +312,8 @@ async fn a_repaired_snapshot_is_let_go_and_used_again() {
     let folder = tempfile::tempdir().unwrap();
     let (store, pool) = pool_over(folder.path(), Verify::Always);
     let config = FunctionConfig {
-        timeout_ms: 2000,
+        // Long enough for the damage to be found meanwhile.
+        timeout_ms: 20_000,
         ..FunctionConfig::default()
     };
     pool.deploy("faulty", faulty, config).await.unwrap();

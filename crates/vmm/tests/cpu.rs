@@ -352,8 +352,11 @@ fn control_c_ends_a_program_whose_guest_spins() {
         let stop = vm.run(far()).unwrap();
         panic!("{stop:?}");
     }
-    // With one test thread the test runs on the only thread there is.
-    let mut child = Command::new(std::env::current_exe().unwrap())
+    // Whoever runs the tests in the background may have it ignored, which children inherit. With one test
+    // thread the test runs on the only thread there is.
+    let mut child = Command::new("env")
+        .arg("--default-signal=INT")
+        .arg(std::env::current_exe().unwrap())
         .args(["--exact", "control_c_ends_a_program_whose_guest_spins"])
         .args(["--nocapture", "--test-threads=1"])
         .env(CHILD, "1")

@@ -21,9 +21,10 @@ use crate::order::{Host, Order, Report, Strictness, Targets};
 pub(crate) struct Child {
     pub(crate) jailed: Jailed,
     pub(crate) socket: BufReader<UnixStream>,
-    /// Held while the child lives: a connection that is refused is not for want of a listener.
-    _tcp: TcpListener,
+    /// Held while the child lives: a connection that is refused is not for want of a listener. The one
+    /// whose name is made of the other's port goes first.
     _unix: UnixListener,
+    _tcp: TcpListener,
     _secret: Box<u8>,
     /// What it is told to create, and must not.
     new_file: PathBuf,
@@ -87,8 +88,8 @@ pub(crate) fn start_beside(order: &Order, other: u32) -> Child {
     Child {
         jailed,
         socket: BufReader::new(socket),
-        _tcp: tcp,
         _unix: unix,
+        _tcp: tcp,
         _secret: secret,
         new_file,
     }
