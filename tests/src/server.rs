@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::thread;
+use std::time::Duration;
 
 use dormouse_pool::{Pool, PoolConfig, PoolStats};
 use dormouse_server::{App, Limits};
@@ -57,10 +58,15 @@ impl Server {
         Self::with(Setup::default())
     }
 
-    /// A server over the store in `folder`.
+    /// A server over the store in `folder`. Requests wait there as long as it takes to boot a function
+    /// anew whose snapshot does not fit.
     #[must_use]
     pub fn over(folder: &Path) -> Option<Self> {
         Self::with(Setup {
+            pool: PoolConfig {
+                queue_timeout: Duration::from_secs(100),
+                ..PoolConfig::default()
+            },
             store: Some(folder.to_owned()),
             ..Setup::default()
         })
@@ -86,7 +92,7 @@ impl Server {
         let runtime = Builder::new_multi_thread()
             .worker_threads(setup.workers)
             .thread_name("server")
-            .thread_keep_alive(std::time::Duration::from_millis(50))
+            .thread_keep_alive(Duration::from_millis(50))
             .enable_all()
             .build()
             .expect("a runtime");

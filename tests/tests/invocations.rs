@@ -8,6 +8,9 @@ use dormouse_tests::{Client, Reply, Server, in_parallel, unix_ms};
 
 const INVOCATIONS: usize = 300;
 const AT_ONCE: usize = 8;
+/// For what is about answers, not about how soon they come: a guest that starts a thread or copies a large
+/// body takes seconds where others have the cores.
+const PATIENT: &str = "?timeout_ms=60000";
 
 /// The guest's clock may differ by that from the host's: the bound.
 const CLOCK_MS: u64 = 100;
@@ -67,7 +70,7 @@ fn every_whoami_is_somebody_else_and_knows_the_time() {
     let Some(server) = Server::start() else {
         return;
     };
-    server.deploy("whoami");
+    server.deploy_as("whoami", "whoami", PATIENT);
     let seen = Mutex::new(Seen::default());
     in_parallel(INVOCATIONS, AT_ONCE, |number| {
         // The kernel's own randomness takes a thread in the guest: dear, so not always.
@@ -134,7 +137,7 @@ fn sleep_thread_and_print_work_after_every_kind_of_start() {
     let Some(server) = Server::start() else {
         return;
     };
-    server.deploy("whoami");
+    server.deploy_as("whoami", "whoami", PATIENT);
     // The first runs are learned from. A thread of its own gets a stack of its own, so page tables
     // change: such a clone is never rolled back. Others are.
     for _ in 0..6 {
@@ -183,7 +186,7 @@ fn monotonic_time_goes_on_from_clone_to_clone() {
     let Some(server) = Server::start() else {
         return;
     };
-    server.deploy("whoami");
+    server.deploy_as("whoami", "whoami", PATIENT);
     let monotonic = || {
         let json = server.client().invoke("whoami", "/").ok().json();
         json["monotonic_ns"].as_u64().expect("a time")
@@ -197,7 +200,7 @@ fn echo_is_byte_exact_at_every_size() {
     let Some(server) = Server::start() else {
         return;
     };
-    server.deploy("echo");
+    server.deploy_as("echo", "echo", PATIENT);
     let sizes = [0, 1, 4095, 4096, 4097, 1 << 20, 6 << 20];
     for size in sizes {
         echoes(server.client(), size);

@@ -103,7 +103,7 @@ fn timers_from_before_the_snapshot_fire_when_they_are_due() {
     server.deploy("twin");
     let client = server.client();
     // The other threads run while the handler naps.
-    let ask = || client.invoke("twin", "/?nap_ms=60").ok().json();
+    let ask = || client.invoke("twin", "/?nap_ms=200").ok().json();
     let number = |answer: &Value, member: &str| answer[member].as_u64().expect("a number");
     let first = ask();
     let sleep_ms = number(&first, "sleep_ms");

@@ -320,6 +320,10 @@ fn killed_workers_take_only_their_own_requests_with_them() {
         scope.spawn(|| {
             while !is_over.0.load(Ordering::Relaxed) {
                 std::thread::sleep(KILL_EVERY);
+                // One that was of no use yet is not followed by the next at once.
+                eventually("the function answers", || {
+                    client.invoke("hello", "/").status == 200
+                });
                 let victim = worker_of(&serving, "hello").id;
                 let killed = kill(Pid::from_raw(victim.cast_signed()), Signal::SIGKILL);
                 kills.fetch_add(usize::from(killed.is_ok()), Ordering::Relaxed);
