@@ -117,3 +117,33 @@ impl Turn<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn one_that_was_closed_while_it_was_idle_is_no_failure() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connections = Connections::new(listener.local_addr().unwrap(), 1);
+        let turn = connections.turn().await;
+        let (connection, is_new) = turn.connect().await.unwrap();
+        assert!(is_new);
+        let (peer, _) = listener.accept().await.unwrap();
+        turn.keep(connection);
+        let turn = connections.turn().await;
+        let (connection, is_new) = turn.connect().await.unwrap();
+        assert!(!is_new);
+        turn.keep(connection);
+        drop(peer);
+        // Its own task sees it.
+        while !connections.idle()[0].is_closed() {
+            tokio::task::yield_now().await;
+        }
+        let (_, is_new) = connections.turn().await.connect().await.unwrap();
+        assert!(is_new);
+        assert_eq!(connections.opened(), 2);
+    }
+}
