@@ -1,9 +1,9 @@
 //! A server whose faults are known: it does what the request's path says.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,10 +16,21 @@ struct Shared {
     is_over: AtomicBool,
     /// While this is held, `/stalling` answers nobody.
     stall: Mutex<()>,
+    /// Which request holds it, and for how long.
+    stalling: OnceLock<(u64, Duration)>,
     /// Served one at a time: `/one-at-a-time`.
     one: Mutex<()>,
-    first: Mutex<Option<Instant>>,
-    begun: Condvar,
+    /// What was answered, by connection.
+    seen: Mutex<Vec<Vec<Exchange>>>,
+}
+
+/// A request that was answered.
+#[derive(Clone, Copy)]
+struct Exchange {
+    /// When it had been read.
+    came: Instant,
+    /// Just before the answer was written.
+    answered: Instant,
 }
 
 /// A server in this process, with a thread per connection.
@@ -60,21 +71,26 @@ impl Server {
         self.shared.requests.load(Ordering::Relaxed)
     }
 
-    /// Lets nobody be answered at `/stalling` from a time after the first request on, for so long.
-    pub(crate) fn stall(&self, after: Duration, time: Duration) -> thread::JoinHandle<()> {
-        let shared = Arc::clone(&self.shared);
-        thread::spawn(move || {
-            let first = shared.first.lock().expect("no panic");
-            let first = shared
-                .begun
-                .wait_while(first, |first| first.is_none())
-                .expect("no panic");
-            let begun = first.expect("it has begun");
-            drop(first);
-            thread::sleep((begun + after).saturating_duration_since(Instant::now()));
-            let _stalled = shared.stall.lock().expect("no panic");
-            thread::sleep(time);
-        })
+    /// Lets nobody be answered at `/stalling` from this request on, counted from 0, for so long.
+    pub(crate) fn stall(&self, request: u64, time: Duration) {
+        let set = self.shared.stalling.set((request, time));
+        set.expect("one stall is enough");
+    }
+
+    /// For each request that was answered, a time after which its client sent it and one before which
+    /// its client had the answer, seen from here: a client that uses a connection for one request
+    /// after the other had the answer before it, and had this one before the next. The first and the
+    /// last of a connection came between `from` and `to`.
+    pub(crate) fn around(&self, from: Instant, to: Instant) -> Vec<(Instant, Instant)> {
+        let seen = self.shared.seen.lock().expect("no panic");
+        let mut around = Vec::new();
+        for connection in seen.iter() {
+            let before = connection.iter().map(|exchange| exchange.answered);
+            let after = connection.iter().skip(1).map(|exchange| exchange.came);
+            let sent = std::iter::once(from).chain(before);
+            around.extend(sent.zip(after.chain([to])).take(connection.len()));
+        }
+        around
     }
 }
 
@@ -86,15 +102,42 @@ impl Drop for Server {
     }
 }
 
-fn answer(stream: &mut TcpStream, status: &str, headers: &str, body: &str) -> std::io::Result<()> {
-    let length = body.len();
-    let head = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\n{headers}\r\n{body}");
-    stream.write_all(head.as_bytes())
+/// A connection, and its request.
+struct Asked<'a> {
+    stream: TcpStream,
+    shared: &'a Shared,
+    /// Among all connections.
+    place: usize,
+    came: Instant,
 }
 
-fn serve(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
+impl Asked<'_> {
+    fn answer(&mut self, status: &str, headers: &str, body: &str) -> std::io::Result<()> {
+        let length = body.len();
+        let head = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\n{headers}\r\n{body}");
+        // Before anybody can have the answer.
+        self.shared.seen.lock().expect("no panic")[self.place].push(Exchange {
+            came: self.came,
+            answered: Instant::now(),
+        });
+        self.stream.write_all(head.as_bytes())
+    }
+}
+
+fn serve(stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut reader = BufReader::new(stream.try_clone()?);
+    let place = {
+        let mut seen = shared.seen.lock().expect("no panic");
+        seen.push(Vec::new());
+        seen.len() - 1
+    };
+    let mut asked = Asked {
+        stream,
+        shared,
+        place,
+        came: Instant::now(),
+    };
     loop {
         let mut line = String::new();
         if reader.read_line(&mut line)? == 0 {
@@ -114,53 +157,59 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
         }
         let mut body = vec![0; length];
         reader.read_exact(&mut body)?;
+        asked.came = Instant::now();
         let number = shared.requests.fetch_add(1, Ordering::Relaxed);
-        if number == 0 {
-            *shared.first.lock().expect("no panic") = Some(Instant::now());
-            shared.begun.notify_all();
-        }
         let timing = "x-start-type: restored\r\nserver-timing: queue;dur=0.5, run;dur=1\r\n";
         match path.as_str() {
             "/stalling" => {
-                drop(shared.stall.lock().expect("no panic"));
-                answer(&mut stream, "200 OK", timing, "there")?;
+                let stall = shared.stall.lock().expect("no panic");
+                if let Some((_, time)) = shared.stalling.get().filter(|(at, _)| *at == number) {
+                    thread::sleep(*time);
+                }
+                drop(stall);
+                asked.answer("200 OK", timing, "there")?;
             }
             "/one-at-a-time" => {
                 let _turn = shared.one.lock().expect("no panic");
                 thread::sleep(Duration::from_millis(10));
-                answer(&mut stream, "200 OK", "", "there")?;
+                asked.answer("200 OK", "", "there")?;
             }
             "/slow" => {
                 thread::sleep(Duration::from_millis(30));
-                answer(&mut stream, "200 OK", timing, "there")?;
+                asked.answer("200 OK", timing, "there")?;
             }
-            "/full" => answer(
-                &mut stream,
+            "/full" => asked.answer(
                 "503 Service Unavailable",
                 "x-dormouse-error: queue-full\r\n",
                 "",
             )?,
             "/hang" => thread::sleep(Duration::from_secs(30)),
             "/garbage" => {
-                stream.write_all(b"\x16\x03\x01 this is no HTTP\r\n\r\n")?;
+                asked
+                    .stream
+                    .write_all(b"\x16\x03\x01 this is no HTTP\r\n\r\n")?;
                 return Ok(());
             }
             "/cut" => {
-                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nnot all")?;
+                asked
+                    .stream
+                    .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nnot all")?;
                 return Ok(());
             }
             "/close" => return Ok(()),
             "/reset" => {
                 // Closing with unsent data thrown away is a reset.
-                SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
+                SockRef::from(&asked.stream).set_linger(Some(Duration::ZERO))?;
                 return Ok(());
             }
-            // Keep-alive that ends after each answer, without saying so.
+            // Keep-alive that ends after each answer, without saying so. The end is in the answer's own
+            // packet: nobody can send a request in between.
             "/once" => {
-                answer(&mut stream, "200 OK", "", "there")?;
-                return Ok(());
+                SockRef::from(&asked.stream).set_tcp_cork(true)?;
+                asked.answer("200 OK", "", "there")?;
+                return asked.stream.shutdown(Shutdown::Write);
             }
-            _ => answer(&mut stream, "200 OK", timing, "there")?,
+            _ => asked.answer("200 OK", timing, "there")?,
         }
     }
 }
