@@ -149,7 +149,7 @@ fn the_server_starts_says_where_and_stops_when_told() {
         .current_dir(folder.path())
         .spawn()
         .unwrap();
-    let url = (0..100)
+    let url = (0..600)
         .find_map(|_| {
             std::thread::sleep(std::time::Duration::from_millis(100));
             std::fs::read_to_string(folder.path().join("url")).ok()
