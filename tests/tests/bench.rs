@@ -53,7 +53,7 @@ fn a_table_is_written_between_the_marks() {
         return;
     };
     let readme = folder.path().join("README.md");
-    let text = "before\n<!-- engine:begin -->\nold\n<!-- engine:end -->\nafter\n";
+    let text = "before\n<!-- engine:begin -->\nstale-block\n<!-- engine:end -->\nafter\n";
     std::fs::write(&readme, text).expect("a file");
     let file = readme.to_str().expect("a path of text");
     let arguments = ["--quick", "--rows", "fault/same-core", "--readme", file];
@@ -74,7 +74,7 @@ fn a_table_is_written_between_the_marks() {
         "{written}"
     );
     assert!(
-        written.contains(row) && !written.contains("old"),
+        written.contains(row) && !written.contains("stale-block"),
         "{written}"
     );
 

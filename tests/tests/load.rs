@@ -59,7 +59,7 @@ fn a_dormouse_of_its_own_is_loaded_and_explained() {
     let readme = folder.path().join("README.md");
     fs::write(
         &readme,
-        "a\n<!-- load:begin -->\nold\n<!-- load:end -->\nb\n",
+        "a\n<!-- load:begin -->\nstale-block\n<!-- load:end -->\nb\n",
     )
     .expect("a file");
     let arguments = [
@@ -100,7 +100,7 @@ fn a_dormouse_of_its_own_is_loaded_and_explained() {
     );
     let readme = fs::read_to_string(&readme).expect("a file");
     assert!(
-        readme.contains("carried") && !readme.contains("old"),
+        readme.contains("carried") && !readme.contains("stale-block"),
         "{readme}"
     );
 
