@@ -126,11 +126,19 @@ fn every_start_can_be_measured() {
 title = "Starts"
 [functions]
 hello = { image = "hello" }
+[[request]]
+name = "hello"
+path = "/v1/functions/hello/invoke/"
+start = "rolled-back"
+[[run]]
+name = "unhurried"
+duration = "10m"
+closed = { concurrency = 1, think = "200ms", requests = 30 }
 [matrix]
 functions = ["hello"]
 starts = ["cold", "first-uncached", "first", "restored", "rolled-back"]
 requests = 3
-how = { duration = "60s", timeout = "60s" }
+how = { duration = "10m", timeout = "60s" }
 "#;
     fs::write(&scenario, text_of).expect("a file");
     let out = folder.path().join("starts.json");
@@ -138,23 +146,32 @@ how = { duration = "60s", timeout = "60s" }
     let _ = dormouse.bench(&arguments).ok();
     let record = read(&out);
     let runs = record["runs"].as_array().expect("runs");
-    for (run, (start, stage)) in runs.iter().zip([
-        ("cold", "boot"),
-        ("restored", "open"),
-        ("restored", "open"),
-        ("restored", "restore"),
-        ("rolled-back", "run"),
+    // In the first one a clone has the time to be rolled back before the next request comes; the
+    // first few find those that were made ahead.
+    for (run, (start, stage, least)) in runs.iter().zip([
+        ("rolled-back", "run", 16),
+        ("cold", "boot", 2),
+        ("restored", "open", 2),
+        ("restored", "open", 2),
+        ("restored", "restore", 2),
     ]) {
         let name = &run["name"];
         assert_eq!(count(run, "failed"), 0, "{name}: {:#}", run["errors"]);
         // The first request may find the function in another state than those after it.
-        assert!(start_count(run, start) >= 2, "{name}: {:#}", run["starts"]);
+        let started = start_count(run, start);
+        assert!(started >= least, "{name}: {:#}", run["starts"]);
         assert!(
-            run["stages"][stage]["count"].as_u64() >= Some(2),
+            run["stages"][stage]["count"].as_u64() >= Some(least),
             "{name}: {stage}"
         );
     }
-    assert_eq!(runs.len(), 5);
+    let [.., at_once] = &runs[..] else {
+        panic!("{record:#}");
+    };
+    // Nobody waits for a clone to be rolled back where another one is at hand.
+    let told = start_count(at_once, "rolled-back") + start_count(at_once, "restored");
+    assert_eq!((count(at_once, "failed"), told), (0, 3), "{at_once:#}");
+    assert_eq!(runs.len(), 6);
 }
 
 #[test]
