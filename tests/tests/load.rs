@@ -1,11 +1,12 @@
 //! `dormouse bench load` and its company, on a real Dormouse and with bad input.
 
 use std::fs;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
 use dormouse_tests::{Dormouse, Server};
+use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket};
 use serde_json::Value;
 
 fn text(path: &Path) -> &str {
@@ -208,9 +209,12 @@ fn bad_input_is_told_in_a_sentence() {
     let Some(dormouse) = Dormouse::over(folder.path()) else {
         return;
     };
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let nobody = format!("http://{}/", listener.local_addr().expect("an address"));
-    drop(listener);
+    // Bound, so that nobody else gets the port, and not listening.
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    bind(&socket, &any).expect("a port");
+    let address = SocketAddr::try_from(getsockname(&socket).expect("an address"));
+    let nobody = format!("http://{}/", address.expect("an address of IP"));
     let garbage = folder.path().join("garbage");
     fs::write(&garbage, b"\xff\xfe{").expect("a file");
     let garbage = text(&garbage);
