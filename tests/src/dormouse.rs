@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -182,19 +182,23 @@ impl Dormouse {
         end(bench_command().args(arguments))
     }
 
-    /// Runs a `bench` command and interrupts it after some time, as Ctrl-C does.
+    /// Runs a `bench` command and interrupts it when it has come `so_far`, as Ctrl-C does.
     ///
     /// # Panics
-    /// Where it cannot be started or dies of a signal.
+    /// Where it cannot be started, does not come so far, or dies of a signal.
     #[track_caller]
-    pub fn bench_interrupted(&self, arguments: &[&str], after: Duration) -> Ended {
-        let mut command = bench_command();
+    pub fn bench_interrupted(&self, arguments: &[&str], so_far: impl FnMut() -> bool) -> Ended {
+        // A shell's background jobs ignore the signal, and so would what they start: `env` becomes
+        // the command, with its own process id, and ignores nothing.
+        let mut command = Command::new("env");
+        command.arg("--default-signal=INT").arg(binary());
+        let mut command = for_bench(plain(command));
         command
             .args(arguments)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let child = command.spawn().expect("the command runs");
-        std::thread::sleep(after);
+        eventually("it has come so far", so_far);
         let id = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         kill_process(id.expect("a process"), Signal::INT).expect("it still runs");
         ended(child.wait_with_output().expect("it ends"))
@@ -314,7 +318,10 @@ impl Drop for Serving {
 }
 
 fn plain_command() -> Command {
-    let mut command = Command::new(binary());
+    plain(Command::new(binary()))
+}
+
+fn plain(mut command: Command) -> Command {
     command
         .env_remove("DORMOUSE_SERVER")
         .env_remove("DORMOUSE_TOKEN")
@@ -325,7 +332,10 @@ fn plain_command() -> Command {
 }
 
 fn bench_command() -> Command {
-    let mut command = plain_command();
+    for_bench(plain_command())
+}
+
+fn for_bench(mut command: Command) -> Command {
     command
         .arg("bench")
         .env("DORMOUSE_TEST_IMAGES", images::folder());

@@ -3,9 +3,8 @@
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::time::Duration;
 
-use dormouse_tests::{Dormouse, Server};
+use dormouse_tests::{Client, Dormouse, Server};
 use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket};
 use serde_json::Value;
 
@@ -175,6 +174,15 @@ how = { duration = "10m", timeout = "60s" }
     assert_eq!(runs.len(), 6);
 }
 
+/// How many times `/livez` was answered.
+fn livez_answered(client: &Client) -> u64 {
+    let metrics = client.get("/metrics").text();
+    let row = metrics.lines().find_map(|line| {
+        line.strip_prefix("dormouse_replies_total{route=\"/livez\",status=\"200\"} ")
+    });
+    row.map_or(0, |count| count.trim().parse().expect("a number"))
+}
+
 #[test]
 fn a_run_that_is_interrupted_is_reported() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -194,7 +202,8 @@ fn a_run_that_is_interrupted_is_reported() {
         "--out",
         text(&out),
     ];
-    let ended = dormouse.bench_interrupted(&arguments, Duration::from_secs(3));
+    let client = server.client();
+    let ended = dormouse.bench_interrupted(&arguments, || livez_answered(client) > 100);
     assert!(ended.stderr.contains("ended early"), "{}", ended.stderr);
     let table = ended.ok();
     assert!(!table.is_empty());
