@@ -1,10 +1,12 @@
 //! Nothing slow stands between a request and its run: the server's system calls in between, by kind.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use dormouse_tests::{Dormouse, Trace, workers};
+use dormouse_tests::{Dormouse, Serving, Trace, Worker, eventually, files_below, workers};
 
 /// What may not be called in between, by what stands in strace's line.
 const FORBIDDEN: &[&str] = &[
@@ -60,8 +62,11 @@ fn nothing_slow_stands_between_a_request_and_its_run() {
         return;
     };
     dormouse.deploy_sample("hello");
+    // Nothing is done beside the requests: no verifying, and no building of a second instance.
+    let quiet = ["--verify", "always", "--shells-ahead", "1"];
     for (options, start) in [(&["--no-rollback"][..], "restored"), (&[], "rolled-back")] {
-        let paths = traced(&dormouse, options, start);
+        let server = dormouse.serve_with(&[&quiet, options].concat());
+        let paths = traced(&server, folder.path(), start);
         assert_eq!(paths.len(), REQUESTS, "of {start}");
         let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
         for call in paths.iter().flatten() {
@@ -74,24 +79,59 @@ fn nothing_slow_stands_between_a_request_and_its_run() {
     }
 }
 
+/// Waits until nothing runs, so that an instance is ready again: how long that takes after an answer is
+/// not for a sleep to guess.
+fn at_rest(server: &Serving) {
+    eventually("nothing runs", || {
+        let metrics = server.client().get("/metrics").ok().text();
+        metrics.lines().any(|line| line == "dormouse_running 0")
+    });
+}
+
+/// Whether the working set is in the store. The folder that it comes from is removed last of all.
+fn keeps_working_set(store: &Path) -> bool {
+    let is_there = files_below(store)
+        .iter()
+        .any(|file| file.ends_with("working-set") && !file.to_string_lossy().contains("/.tmp-"));
+    let mut entries = fs::read_dir(store).expect("the store").flatten();
+    is_there && !entries.any(|entry| entry.file_name().to_string_lossy().starts_with(".tmp-"))
+}
+
+/// Whether a worker process has come so far that it can open nothing any more, and listens.
+fn is_confined(worker: &Worker) -> bool {
+    // Where KVM puts one of its own beside a VM, that never leaves the kernel.
+    let own = worker
+        .threads
+        .iter()
+        .filter(|own| !own.1.starts_with("kvm-"));
+    let is_filtered = |thread: &u32| {
+        let status = fs::read_to_string(format!("/proc/{}/task/{thread}/status", worker.id));
+        status.is_ok_and(|status| status.lines().any(|line| line == "Seccomp:\t2"))
+    };
+    let (threads, names): (Vec<_>, Vec<_>) = own.unzip();
+    names.iter().any(|name| *name == "front") && threads.into_iter().all(is_filtered)
+}
+
 /// The calls between each request and its run.
-fn traced(dormouse: &Dormouse, options: &[&str], start: &str) -> Vec<Vec<String>> {
-    let server = dormouse.serve_with(options);
+fn traced(server: &Serving, store: &Path, start: &str) -> Vec<Vec<String>> {
     // The working set is recorded, and all that happens once has happened.
     for _ in 0..10 {
         let _ = server.client().invoke("hello", "/").ok();
+        at_rest(server);
     }
+    eventually("the working set is stored", || keeps_working_set(store));
+    let mut of_server = Vec::new();
+    eventually("one works, and one is in reserve", || {
+        of_server = workers(server.process_id());
+        of_server.len() == 2 && of_server.iter().all(is_confined)
+    });
     // That one looks at the host's memory from time to time, and no request waits for it.
     let mut processes = vec![server.process_id()];
-    // The spare worker has nothing to do.
-    processes.extend(
-        workers(server.process_id())
-            .into_iter()
-            .map(|worker| worker.id),
-    );
+    processes.extend(of_server.iter().map(|worker| worker.id));
     let trace = Trace::attach(&processes).without_threads("memory watch");
     for _ in 0..REQUESTS {
         // What comes after an answer must not be taken for the next request's.
+        at_rest(server);
         thread::sleep(Duration::from_millis(100));
         let reply = server.client().invoke("hello", "/").ok();
         assert_eq!(reply.header("x-start-type"), start);
