@@ -4,7 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use dormouse_pool::{PoolConfig, Verify};
-use dormouse_tests::{Client, Dormouse, Server, Setup, copy_folder, files_below, image};
+use dormouse_tests::{
+    Client, Dormouse, Server, Setup, copy_folder, eventually, files_below, image,
+};
 
 /// Deploys must leave no trace; this sees any that they leave.
 struct Untouched<'a> {
@@ -38,6 +40,14 @@ fn greets(client: &Client) {
     );
 }
 
+/// Waits until a function's working set is in its place, which is so some time after an answer.
+fn keeps_working_set(server: &Server, function: &str) {
+    eventually("the working set is stored", || {
+        let files = files_below(&server.store().join(function));
+        files.iter().any(|file| file.ends_with("working-set"))
+    });
+}
+
 /// A server with one good function that has learnt its working set, so that its files rest.
 fn server_with_hello() -> Option<Server> {
     let server = Server::start()?;
@@ -45,13 +55,7 @@ fn server_with_hello() -> Option<Server> {
     for _ in 0..4 {
         greets(server.client());
     }
-    dormouse_tests::eventually("the working set is stored", || {
-        let files = files_below(server.store());
-        let in_place = |file: &PathBuf| file.starts_with(server.store().join("hello"));
-        files
-            .iter()
-            .any(|file| file.ends_with("working-set") && in_place(file))
-    });
+    keeps_working_set(&server, "hello");
     Some(server)
 }
 
@@ -151,7 +155,7 @@ fn what_is_no_image_is_refused() {
     };
     let untouched = Untouched::by_now(&server);
     for (what, image, word) in bad_images() {
-        let reply = server.client().put("bad", "?init_timeout_ms=5000", &image);
+        let reply = server.client().put("bad", "", &image);
         let problem = reply.problem();
         assert_eq!(
             problem.kind(),
@@ -294,6 +298,7 @@ fn damaged_snapshots_are_refused_and_others_served() {
     for _ in 0..4 {
         let _ = server.client().post("victim", "/", b"x").ok();
     }
+    keeps_working_set(&server, "victim");
     let good = server.store().to_owned();
     for file in files_below(&good.join("victim")) {
         let name = file
