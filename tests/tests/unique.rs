@@ -6,7 +6,8 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
-use dormouse_tests::{Client, Server, in_parallel};
+use dormouse_pool::PoolConfig;
+use dormouse_tests::{Client, Server, Setup, in_parallel};
 use serde_json::Value;
 
 const CLONES: usize = 160;
@@ -133,7 +134,14 @@ fn timers_from_before_the_snapshot_fire_when_they_are_due() {
 
 /// A guest without the SDK that confirms only when it is told to.
 fn server_with_unconfirmed() -> Option<Server> {
-    let server = Server::start()?;
+    let server = Server::with(Setup {
+        pool: PoolConfig {
+            // Or one that is built again ahead could lie above the one that ran last.
+            shells_ahead: 0,
+            ..PoolConfig::default()
+        },
+        ..Setup::default()
+    })?;
     server.deploy_as("unconfirmed", "unconfirmed", "?concurrency=1");
     Some(server)
 }
