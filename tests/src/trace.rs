@@ -3,12 +3,15 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 
 /// All system calls of a process, threads included, while this lives.
 #[derive(Debug)]
 pub struct Trace {
     strace: Child,
+    /// It may have something to say later on, as of a thread that it met in the middle of a call, and
+    /// dies of that if nobody has the other end.
+    _stderr: BufReader<ChildStderr>,
     output: tempfile::NamedTempFile,
     process_id: u32,
     /// Ids of threads whose calls are left out.
@@ -41,6 +44,7 @@ impl Trace {
         }
         Self {
             strace,
+            _stderr: stderr,
             output,
             process_id: processes[0],
             left_out: HashSet::new(),
@@ -69,9 +73,11 @@ impl Trace {
     /// another thread's interrupted stands there once, where it began, with what was known then.
     ///
     /// # Panics
-    /// Where strace left nothing.
+    /// Where strace has ended before, or left nothing.
     #[must_use]
     pub fn end(mut self) -> Vec<String> {
+        let ended = self.strace.try_wait().expect("a child");
+        assert_eq!(ended, None, "strace has ended before it was told to");
         let id = self.strace.id().to_string();
         let interrupted = Command::new("kill").args(["-INT", &id]).status();
         assert!(interrupted.expect("kill runs").success());
