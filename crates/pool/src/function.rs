@@ -309,9 +309,15 @@ impl Function {
         }
     }
 
-    /// Takes an instance back.
+    /// Takes an instance back. Where more wait then than may ever run at once, the one that has waited
+    /// longest ends.
     pub(crate) fn park(&self, instance: Instance) {
-        lock(&self.idle).push(instance);
+        let surplus = {
+            let mut idle = lock(&self.idle);
+            idle.push(instance);
+            (idle.len() > self.config.concurrency).then(|| idle.remove(0))
+        };
+        drop(surplus);
     }
 
     /// Builds instances ahead until there are as many as configured. Where a runtime is.

@@ -1,6 +1,6 @@
 //! Dormouse's own panics, put where a bug could have them.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dormouse_snapshot::{FunctionName, Store};
@@ -50,6 +50,29 @@ async fn get(pool: &Pool, name: &str) -> Result<Outcome, Error> {
         ..Request::default()
     };
     pool.checkout(name).await?.invoke(request).await
+}
+
+/// While one runs, another may be built ahead.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_instances_wait_than_may_run() {
+    let Some(image) = images::image("hello") else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let pool = Pool::new(Store::open(folder.path()).unwrap(), PoolConfig::default());
+    let config = FunctionConfig {
+        concurrency: 1,
+        ..FunctionConfig::default()
+    };
+    pool.deploy("hello", image, config).await.unwrap();
+    let function = pool.inner.functions.opened(&"hello".parse().unwrap());
+    let function = Arc::clone(function.unwrap().newest());
+    let running = function.instance().await.unwrap();
+    function.refill();
+    assert_eq!(function.idle_instances(), 1);
+    function.park(running);
+    assert_eq!(function.idle_instances(), 1);
+    get(&pool, "hello").await.unwrap().result.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
