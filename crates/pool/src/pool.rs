@@ -437,13 +437,14 @@ impl Pool {
         self.inner.draining.load(Ordering::Relaxed)
     }
 
-    /// Refuses new work, waits for what runs, boots and is stored, for `grace` at most, stops the rest,
-    /// and ends all instances.
+    /// Refuses new work, waits for what runs, boots and is stored, for `grace` at most, stops the guests
+    /// that are left, and ends all instances.
     pub async fn drain(&self, grace: Duration) {
         /// A guest that begins to run just after it was stopped is stopped again.
         const STOP_EVERY: Duration = Duration::from_millis(100);
 
         self.inner.draining.store(true, Ordering::Relaxed);
+        let begun = Instant::now();
         let count = |permits: usize| u32::try_from(permits).unwrap_or(u32::MAX);
         let mut patience = grace;
         loop {
@@ -451,8 +452,6 @@ impl Pool {
                 self.inner.turns.idle().await;
                 let boots = count(self.inner.boots_at_once);
                 let _boots = self.inner.booting.acquire_many(boots).await;
-                // What was learned of them is the next pool's.
-                let _stored = self.inner.storing.write().await;
             };
             if tokio::time::timeout(patience, idle).await.is_ok() {
                 break;
@@ -460,6 +459,9 @@ impl Pool {
             self.inner.guests.interrupt_all();
             patience = STOP_EVERY;
         }
+        // What was learned is the next pool's. A disk that hangs keeps nobody for longer than a guest.
+        let left = grace.saturating_sub(begun.elapsed());
+        let _ = tokio::time::timeout(left, self.inner.storing.write()).await;
         self.inner.functions.clear();
     }
 
